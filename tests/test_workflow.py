@@ -1,0 +1,107 @@
+"The whole study in clean copies of the repository: deterministic, and unhurt by kill -9."
+import json, os, random, signal, subprocess, sys, time
+
+import pytest
+
+from conftest import environment, mmtmerge
+
+REBUILD = ["rebuild", "--profile", "smoke", "--cores", "2"]
+
+
+def rebuild(project, *more):
+    done = mmtmerge(project, *REBUILD, *more)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def rebuild_killed(project, times, longest, seed=42):
+    "Kill -9 the whole process group at random moments, then let it end; returns how many kills found it alive."
+    moments, alive = random.Random(seed), 0
+    for _ in range(times):
+        process = subprocess.Popen([sys.executable, "-m", "mmtmerge.cli", *REBUILD], cwd=project, env=environment(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(moments.uniform(3, longest))
+        alive += process.poll() is None
+        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    rebuild(project)
+    return alive
+
+
+def made(project, folder):
+    "Everything below a folder of the outputs, by name."
+    base = project / "outputs" / "smoke" / folder
+    return {p.relative_to(base).as_posix(): p.read_bytes() for p in sorted(base.rglob("*")) if p.is_file()}
+
+
+def test_blank_workflow_killed_and_continued(blank, tmp_path):
+    "The workflow's own behaviour, with blank notebooks: no models, many kills."
+    assert rebuild_killed(blank, times=5, longest=25) >= 3
+    times = {p: p.stat().st_mtime_ns for p in blank.glob("outputs/smoke/runs/*/*/result.json")}
+    assert "nothing to do: everything is up to date" in rebuild(blank)
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    assert len(made(blank, "tables")) == 4 and len(made(blank, "report")) == 8
+    assert str(blank).encode() not in b"".join(made(blank, "report").values())
+
+    # a changed stage is made again with all that rests on it, and nothing else
+    notebook = blank / "nbs/runs/22_merge.ipynb"
+    notebook.write_text(notebook.read_text().replace("result={}", "result=dict(a=1)"))
+    plan = rebuild(blank, "--dry-run")
+    assert "3 results made again: code changed" in plan
+    assert [line.split()[1] for line in plan.splitlines() if "to do," in line] == ["0", "0", "3", "6", "8"]
+    notebook.write_text(notebook.read_text().replace("result=dict(a=1)", "result={}"))
+
+    # dates decide nothing
+    for p in times: os.utime(p, (random.random() * 1e9,) * 2)
+    assert "nothing to do" in rebuild(blank)
+
+
+def test_killed_parent_leaves_nothing_running(blank):
+    "Only the front process is killed: what it started ends by itself, and the next call is not refused."
+    process = subprocess.Popen([sys.executable, "-m", "mmtmerge.cli", *REBUILD], cwd=blank, env=environment(blank), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(8)
+    process.kill(); process.wait()
+    time.sleep(6)
+    psutil = pytest.importorskip("psutil")
+    left = [p for p in psutil.process_iter(["cmdline", "environ"]) if (p.info["environ"] or {}).get("MMTMERGE_ROOT") == str(blank) and p.pid != os.getpid()]
+    assert not left, [p.info["cmdline"] for p in left]
+    assert mmtmerge(blank, "rebuild", "base", "--profile", "smoke").returncode == 0
+
+
+def test_two_rebuilds_at_once_are_refused(blank):
+    process = subprocess.Popen([sys.executable, "-m", "mmtmerge.cli", *REBUILD, "base"], cwd=blank, env=environment(blank), stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    second = mmtmerge(blank, *REBUILD, "base")
+    assert second.returncode == 2 and "another rebuild" in second.stderr
+    assert process.wait() == 0
+
+
+@pytest.fixture(scope="session")
+def clean(copy):
+    "The smoke study, rebuilt once without interruption."
+    project = copy("clean")
+    started = time.time()
+    rebuild(project)
+    return project, time.time() - started
+
+
+def test_smoke_study_is_whole(clean):
+    project, seconds = clean
+    assert {"table1.csv", "table2.csv", "table3.csv", "table4.csv", "retention.csv"} <= set(made(project, "tables"))
+    assert {"fig1.png", "fig1.svg"} <= set(made(project, "figures"))
+    results = [json.loads(p.read_text()) for p in project.glob("outputs/smoke/runs/*/*/result.json")]
+    assert all(r["asked"] == r["used"] for r in results)
+    assert "nothing to do: everything is up to date" in rebuild(project)
+
+
+def test_smoke_study_survives_five_kills(clean, copy):
+    project, seconds = clean
+    killed = copy("killed")
+    assert rebuild_killed(killed, times=5, longest=max(20, seconds / 4)) >= 3
+    assert made(killed, "tables") == made(project, "tables")
+
+
+@pytest.mark.slow
+def test_two_clean_smoke_studies_are_equal(clean, copy):
+    second = copy("second")
+    rebuild(second)
+    assert made(second, "tables") == made(clean[0], "tables")

@@ -1,0 +1,9 @@
+"Print README.md as made from nbs/index.ipynb; links that leave nbs/ are made relative to the root."
+import re
+from pathlib import Path
+
+from nbconvert import MarkdownExporter
+
+index = Path(__file__).resolve().parent.parent / "nbs" / "index.ipynb"
+text, _ = MarkdownExporter().from_filename(str(index))
+print("<!-- generated from nbs/index.ipynb by `make readme`: edit that -->\n" + re.sub(r'(\]\(|src="|href=")\.\./', r"\1", text).strip())
