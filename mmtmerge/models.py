@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_model', 'save_model', 'disk_mb', 'memory_mb', 'base_spec', 'find_base', 'merge_path', 'trim_tokenizer',
-           'used_tokens', 'trim', 'chat_template', 'prompts', 'answers', 'set_up']
+           'used_tokens', 'trim', 'chat_template', 'prompts', 'answers', 'set_up', 'cache_dir']
 
 # %% ../nbs/lib/03_models.ipynb #71488c01
 import importlib, json, os, shutil
@@ -204,3 +204,8 @@ def set_up(study):
     from transformers import set_seed
     torch.set_num_threads(study.p.threads)
     set_seed(study.p.seed)
+
+# %% ../nbs/lib/03_models.ipynb #ec8148fb
+def cache_dir() -> Path:   # MMTMERGE_CACHE, else the user's cache folder
+    "Where converted base models are kept between runs and clones."
+    return Path(os.environ.get("MMTMERGE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmtmerge")

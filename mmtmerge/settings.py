@@ -121,8 +121,8 @@ def load(
     "The study under one profile; a UserError names the profile that does not exist."
     ini = _ini()
     _known(profile, profiles(), "profile")
-    study, languages = ini["study"], ini["study"]["languages"].split()
-    p = _merged(nested(ini.items("profile")), nested(ini.items(f"profile {profile}")))
+    study, p = ini["study"], _merged(nested(ini.items("profile")), nested(ini.items(f"profile {profile}")))
+    languages = p.pop("languages", study["languages"]).split()   # a profile may study fewer
     for key in ("rungs", "snapshots"): p[key] = p[key] if isinstance(p[key], list) else [p[key]]
     known = {c: Language(c, **ini[f"language {c}"]) for c in [study["pivot"], *languages] if f"language {c}" in ini}
     for code in [study["pivot"], *languages]: _known(code, known, "language (no section of its own)")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .merge import apply_, direction
+from .merge import apply_, direction, embedding_names, ties_thresholds
 
 # %% ../nbs/lib/06_sweep.ipynb #974b83dc
 @dataclass
@@ -73,17 +73,34 @@ class Sweep:
         metrics: dict,        # name -> statistics function (hypotheses, references) -> (n, k) array, and corpus score
         sizes: list,          # sentences a direction up to each rung
         seed: int = 42,       # of DARE's masks
-    ): self.__dict__.update({k: v for k, v in locals().items() if k != "self"}); self.stats = {}
+    ):
+        self.model, self.base, self.experts, self.translate = model, base, experts, translate
+        self.references, self.metrics, self.sizes, self.seed = references, metrics, sizes, seed
+        self.parameters, self.stats, self.thresholds = dict(model.named_parameters()), {}, None
+        self.Ks = None        # every K of the grid, known from the first rung
+
+    def become(self, method, hyper, m=None):
+        "Give the resident model the weights of one point; returns its direction."
+        m = self.toward(method, hyper) if m is None else m
+        with torch.no_grad(): apply_(self.parameters, self.base, m, hyper.get("lam", 1.))
+        return m
+
+    def toward(self, method, hyper):
+        "The direction of one structural choice; TIES thresholds of every K are found in one pass."
+        if method == "ties" and self.thresholds is None:
+            self.thresholds = ties_thresholds(self.base, self.experts, self.Ks, embedding_names(self.base))
+        return direction(method, self.base, self.experts, hyper, seed=self.seed, thresholds=self.thresholds)
 
     def score(self, left, rung):
         "Translate the new sentences of this rung with every point that is left."
+        self.Ks = self.Ks or sorted({p.hyper["K"] for p in left if "K" in p.hyper})
         first, last = ([0] + self.sizes)[rung], self.sizes[rung]
         groups = itertools.groupby(sorted(left, key=lambda p: str(p.structure)), key=lambda p: p.structure)
         bar = tqdm(total=len(left), desc=f"rung {rung + 1}: {last} sentences a direction", disable=bool(os.environ.get("TQDM_DISABLE")))
         for (method, hyper), members in groups:
-            m = direction(method, self.base, self.experts, dict(hyper), seed=self.seed)
+            m = self.toward(method, dict(hyper))
             for point in members:
-                apply_(self.model, self.base, m, point.hyper.get("lam", 1.))
+                self.become(method, point.hyper, m=m)
                 self.measure(point, first, last)
                 bar.update()
         bar.close()
