@@ -54,7 +54,7 @@ def run(
 @app.command("list")
 def list_names():
     "Print the names that parameters take: profiles, directions, groups, systems, notebooks, targets."
-    study = load(profiles()[0])
+    study = load()
     rows = dict(profiles=profiles(), languages=[f"{l} ({study.language(l).name})" for l in study.languages], directions=study.directions,
                 groups=[f"{g} ({' '.join(members)})" for g, members in study.groups.items()],
                 systems=["base", "a direction (its expert)", f"group.method, with the methods {' '.join(study.methods)}"],

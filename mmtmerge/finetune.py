@@ -75,7 +75,7 @@ def arguments(
     evaluate: bool,   # score dev and keep the best checkpoint
 ) -> TrainingArguments:
     "Appendix A as TrainingArguments."
-    every = max(1, steps // p.evaluations)
+    every = max(1, math.ceil(steps / p.evaluations))
     return TrainingArguments(output_dir=str(folder), seed=seed, data_seed=seed, learning_rate=lr, adam_beta1=.9, adam_beta2=.999, adam_epsilon=1e-8,
         weight_decay=0., lr_scheduler_type="inverse_sqrt", lr_scheduler_kwargs={"timescale": p.time_scale}, warmup_steps=0, max_steps=steps,
         per_device_train_batch_size=p.batch_size, per_device_eval_batch_size=p.batch_size, gradient_accumulation_steps=p.gradient_accumulation,

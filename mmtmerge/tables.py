@@ -81,9 +81,10 @@ def _weights(n, resamples, seed):
     return np.vstack([np.ones((1, n), int), bootstrap_weights(n, resamples, seed)])
 
 @functools.lru_cache
-def _draws(path, changed, direction, metric, resamples, seed):
+def _draws(path, changed, direction, metric, resamples, seed, ids):
     frame = _sentences(path, changed)
     frame = frame[frame.direction == direction].sort_values("id")
+    if ids: frame = frame[frame.id.isin(ids)]
     stats = np.stack(frame[f"stat_{metric}"])
     return bootstrap(metric, stats, _weights(len(stats), resamples, seed))
 
@@ -92,11 +93,12 @@ def draws(
     system: str,     # base | hi-en | indic-en.ties ...
     direction: str,
     metric: str,     # BLEU | chrF2 | chrF++
+    ids: tuple = (), # only these sentences; () for all
 ) -> np.ndarray:     # (1 + resamples,), the score first
     "Score and bootstrap resamples of one system in one direction."
     read_translation(study, system, direction)
     path = study.result("translate", find_translation(study, system, direction)).with_name("sentences.parquet")
-    return _draws(path, path.stat().st_mtime_ns, direction, metric, study.p.bootstrap, study.p.seed)
+    return _draws(path, path.stat().st_mtime_ns, direction, metric, study.p.bootstrap, study.p.seed, ids)
 
 # %% ../nbs/lib/13_tables.ipynb #27bfa68f
 def ratio(
@@ -327,9 +329,11 @@ def growth_table(
     for fraction in [*sorted(study.p.snapshots), 1]:
         for group in groups_of(study, "many-to-one") + groups_of(study, "one-to-many"):
             members = study.groups[group]
-            steps = {d: round(fraction * read_result(study, "finetune", d)["result"]["steps"]) for d in members}
+            tuned = {d: read_result(study, "finetune", d)["result"] for d in members}
+            steps = {d: t["best_step"] if fraction == 1 else t["snapshots"][str(fraction)] for d, t in tuned.items()}
+            ids = tuple(read_translation(study, f"{members[0]}{at(min(study.p.snapshots))}", members[0]).sentences.id)
             for metric in METRICS:
-                e, m = ({d: draws(study, f"{s or d}{at(fraction)}", d, metric) for d in members} for s in ("", f"{group}.{method}"))
+                e, m = ({d: draws(study, f"{s or d}{at(fraction)}", d, metric, ids) for d in members} for s in ("", f"{group}.{method}"))
                 for column, ds in columns(study, members).items():
                     mean = [np.mean([f(d) for d in ds], axis=0) for f in (e.get, m.get, lambda d: ratio(m[d], e[d]))]
                     out.append(dict(snapshot=fraction, steps=np.mean([steps[d] for d in ds]), group=group, kind=kind(study, group), direction=column,

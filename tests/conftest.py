@@ -1,5 +1,5 @@
 "Copies of the repository to work in, and the study's own command line run in them."
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,7 @@ BLANK = {  # the stages without their models: same parameters, same files, no wo
 def blank(tmp_path):
     "The project with one language and blank notebooks: the whole runner and workflow, without models."
     project = copy_repository(tmp_path / "project", leave_out=("outputs/", "nbs/", "tests/"))
-    settings = (project / "settings.ini").read_text()
-    (project / "settings.ini").write_text(settings.replace("languages = hi bn ta te", "languages = hi").replace("methods = task_arithmetic ties dare sce", "methods = task_arithmetic ties"))
+    settings = re.sub(r"(?m)^languages = .*$", "languages = hi", (project / "settings.ini").read_text())
+    (project / "settings.ini").write_text(re.sub(r"(?m)^methods = .*$", "methods = task_arithmetic ties", settings))
     for name, cells in BLANK.items(): write_notebook(project / "nbs" / f"{name}.ipynb", *cells)
     return project

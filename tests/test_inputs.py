@@ -1,0 +1,80 @@
+"Bad checkpoints are refused by name before anything is computed; a language is added by files and settings alone."
+import json, lzma, shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmtmerge import merge, models
+from mmtmerge.core import UserError, root
+from mmtmerge.data import Corpus
+from mmtmerge.settings import load
+
+MINI = root() / "mmtmerge/data/miniature"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return shutil.copytree(MINI, tmp_path / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return {k: v.clone() for k, v in merge.state(models.load_model(MINI)[0]).items()}
+
+
+def test_truncated_checkpoint(checkpoint):
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=str(checkpoint)): models.load_model(checkpoint)
+
+
+def test_missing_weights(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no .safetensors file"): models.load_model(checkpoint)
+
+
+def test_pickle_is_not_read(checkpoint):
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="convert pickle"): models.load_model(checkpoint)
+
+
+@pytest.mark.parametrize("spoil, names", [
+    (lambda e: e["model.norm.weight"].fill_(float("nan")), "model.norm.weight"),
+    (lambda e: e.update({"model.norm.weight": torch.ones(7)}), "model.norm.weight"),
+    (lambda e: e.pop("model.norm.weight"), "model.norm.weight"),
+    (lambda e: e.update(extra=torch.ones(1)), "extra"),
+])
+def test_experts_that_do_not_fit(base, spoil, names):
+    expert = {k: v.clone() for k, v in base.items()}
+    spoil(expert)
+    with pytest.raises(UserError, match=names): merge.check(base, {"hi-en": expert})
+
+
+@pytest.mark.parametrize("method, hyper", [("tie", {}), ("ties", {"K": 1.5}), ("ties", {"k": .5}), ("dare", {"p": 1.}), ("sce", {"select_topk": 0.})])
+def test_methods_and_parameters_that_do_not_exist(base, method, hyper):
+    with pytest.raises(UserError): merge.direction(method, base, {"hi-en": base, "bn-en": base}, hyper)
+
+
+def test_base_that_cannot_be_had(tmp_path, monkeypatch):
+    spec = dict(package="no_such_package", hub="no/such-model")
+    monkeypatch.setattr(models, "base_spec", lambda name: spec)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("MMTMERGE_BASE", raising=False)
+    with pytest.raises(UserError, match="Three ways to provide it"): models.find_base("gemma-3-270m", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_language_is_files_and_settings(tmp_path, monkeypatch):
+    text = (root() / "settings.ini").read_text().replace("languages = hi bn ta te", "languages = hi bn ta te kn", 1)
+    text = text.replace("[language te]", "[language kn]\nname = Kannada\nscript = Kannada\n[language te]", 1)
+    (tmp_path / "settings.ini").write_text(text); (tmp_path / "nbs").mkdir()
+    folder = tmp_path / "corpus"; folder.mkdir()
+    (folder / "train.en-kn.tsv").write_text("en\tkn\tsource\nOpen the file\tಕಡತವನ್ನು ತೆರೆ\tme\n")
+    for split in ("dev", "devtest"): (folder / f"{split}.tsv").write_text("id\ten\tkn\tsource\n0\tClose the file\tಕಡತವನ್ನು ಮುಚ್ಚಿ\tme\n")
+    monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
+    study, corpus = load("laptop"), Corpus.open(folder)
+    assert {"kn-en", "en-kn"} <= set(study.directions) and study.groups["bi-kn"] == ["en-kn", "kn-en"] and "kn-en" in study.groups["indic-en"]
+    assert study.instruction("en-kn") == "Translate the following English sentence to Kannada"
+    assert corpus.train("kn-en").target.tolist() == ["Open the file"] and corpus.test("dev", "en-kn").target.tolist() == ["ಕಡತವನ್ನು ಮುಚ್ಚಿ"]
