@@ -180,14 +180,15 @@ def chat_template(
     return (f"{bos}{{%- for m in messages -%}}{{%- if m['role'] == 'assistant' -%}}{{{{ m['content'] }}}}{eos}"
             f"{{%- else -%}}{start}{{{{ m['content'] }}}}{end}{{%- endif -%}}{{%- endfor -%}}")
 
-# %% ../nbs/lib/03_models.ipynb #6f54dee0
+# %% ../nbs/lib/03_models.ipynb #b937b549
 def prompts(
     tokenizer,
-    instruction: str,   # from study.instruction(direction)
+    instruction,        # from study.instruction(direction): str, or a list with one for each source
     sources: list,      # str
 ) -> list:              # token ids of each prompt, without padding
     "Sentences to translate as chat prompts."
-    turns = [[{"role": "user", "content": f"{instruction}\n{s}"}] for s in sources]
+    lines = [instruction] * len(sources) if isinstance(instruction, str) else instruction
+    turns = [[{"role": "user", "content": f"{line}\n{s}"}] for line, s in zip(lines, sources, strict=True)]
     texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 

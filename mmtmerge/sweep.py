@@ -68,7 +68,7 @@ class Sweep:
         model,                # holds the base's weights; overwritten by every point
         base: dict,           # name -> tensor, kept
         experts: list,        # of such dictionaries
-        translate,            # (model, direction, first, last) -> list of texts for these dev sentences
+        translate,            # (model, first, last) -> direction -> list of texts for these dev sentences
         references: dict,     # direction -> list of references
         metrics: dict,        # name -> statistics function (hypotheses, references) -> (n, k) array, and corpus score
         sizes: list,          # sentences a direction up to each rung
@@ -107,12 +107,11 @@ class Sweep:
 
     def measure(self, point, first, last):
         "Add sentences first..last to a point's statistics, and its scores so far to its rungs."
-        scores = {}
+        scores, texts = {}, self.translate(self.model, first, last)
         for d, refs in self.references.items():
-            texts = self.translate(self.model, d, first, last)
             for name, (statistics, corpus) in self.metrics.items():
                 key = (id(point), d, name)
-                new = statistics(texts, refs[first:last])
+                new = statistics(texts[d], refs[first:last])
                 self.stats[key] = np.concatenate([self.stats[key], new]) if key in self.stats else new
                 scores.setdefault(name, {})[d] = corpus(self.stats[key])
         selecting = next(iter(self.metrics))

@@ -49,7 +49,8 @@ def greedy_batch(
     batch: list,     # token ids of each prompt
     limits: list,    # most new tokens of each
     stops: list,     # token ids that end a translation
-) -> list:           # new token ids of each, without the stop
+    leave: int = 0,  # stop when no more rows than this are left
+) -> tuple:          # (new token ids of each, without the stop; rows that have not ended)
     "Greedy decoding of one batch; rows leave it as they end."
     ids, mask, cache = _start(model, batch, stops[0])
     stop, rows, out = torch.tensor(stops, device=model.device), list(range(len(batch))), [[] for _ in batch]
@@ -61,7 +62,7 @@ def greedy_batch(
         for row, t, e in zip(rows, token.tolist(), ended):
             if not e: out[row].append(t)
         stay = [i for i, (row, e) in enumerate(zip(rows, ended)) if not e and len(out[row]) < limits[row]]
-        if not stay: return out
+        if len(stay) <= leave: return out, [rows[i] for i in stay]
         if len(stay) < len(rows):
             keep = torch.tensor(stay, device=model.device)
             cache.batch_select_indices(keep)
@@ -80,19 +81,25 @@ class Translations:
 # %% ../nbs/lib/07_translate.ipynb #4111c09d
 def translate(
     model, tokenizer,
-    instruction: str,          # of the direction
+    instruction,               # of the direction: str, or a list with one for each source
     sources: list,             # str
     p,                         # the profile's values: decode_batch, new_token_ratio, new_token_extra
     label: str = "",           # shown beside the progress bar
 ) -> Translations:             # in the order of the sources
     "Translate sentences greedily."
-    started = time.time()
+    started, stops = time.time(), stop_tokens(tokenizer)
     asked = prompts(tokenizer, instruction, sources)
-    own = [len(ids) for ids in tokenizer(sources, add_special_tokens=False)["input_ids"]]
-    limits = [int(p.new_token_ratio * n + p.new_token_extra) for n in own]
-    order, out, stops = sorted(range(len(asked)), key=lambda i: (-len(asked[i]), i)), [None] * len(asked), stop_tokens(tokenizer)
-    for at in tqdm(range(0, len(order), p.decode_batch), desc=label, leave=False, disable=bool(os.environ.get("TQDM_DISABLE")) or not label):
-        rows = order[at:at + p.decode_batch]
-        for row, ids in zip(rows, greedy_batch(model, [asked[i] for i in rows], [limits[i] for i in rows], stops)): out[row] = ids
+    limits = [int(p.new_token_ratio * len(ids) + p.new_token_extra) for ids in tokenizer(sources, add_special_tokens=False)["input_ids"]]
+    out, queue = [[] for _ in asked], list(range(len(asked)))
+    bar = tqdm(total=len(asked), desc=label, leave=False, disable=bool(os.environ.get("TQDM_DISABLE")) or not label)
+    while queue:
+        queue.sort(key=lambda i: (-len(asked[i]) - len(out[i]), i))
+        batches, queue = [queue[at:at + p.decode_batch] for at in range(0, len(queue), p.decode_batch)], []
+        for rows in batches:
+            new, left = greedy_batch(model, [asked[i] + out[i] for i in rows], [limits[i] - len(out[i]) for i in rows], stops, len(rows) // 4 if len(batches) > 1 else 0)
+            for i, ids in zip(rows, new): out[i] += ids
+            queue += [rows[j] for j in left]
+            bar.update(len(rows) - len(left))
+    bar.close()
     texts = [t.split("\n")[0].strip() for t in tokenizer.batch_decode(out, skip_special_tokens=True)]
     return Translations(texts, [len(ids) for ids in out], limits, time.time() - started)
