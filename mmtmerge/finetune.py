@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from .core import UserError, atomic_dir
+from .core import UserError
 from .models import answers, prompts
 
 # %% ../nbs/lib/04_finetune.ipynb #1c2f63db
@@ -48,7 +48,7 @@ def shared(
 ) -> int:          # columns
     "Length of the prefix that all rows share, ending before the first token that predicts an answer."
     same = int((batch["input_ids"] == batch["input_ids"][:1]).all(0).long().cumprod(0).sum())
-    return min(same, int((batch["labels"] != -100).long().argmax(1).min()) - 1)
+    return max(0, min(same, int((batch["labels"] != -100).long().argmax(1).min()) - 1))
 
 # %% ../nbs/lib/04_finetune.ipynb #0e915233
 def answer_loss(
@@ -58,12 +58,12 @@ def answer_loss(
 ):                   # scalar tensor
     "Cross-entropy over answer tokens, with logits only where one is predicted."
     same, ids = shared(batch), batch["input_ids"]
-    cache = DynamicCache(config=model.config) if same > 0 else None
+    cache = DynamicCache(config=model.config) if same else None
     if cache is not None:
         model.get_decoder()(input_ids=ids[:1, :same], past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(ids))
-    hidden = model.get_decoder()(input_ids=ids[:, max(same, 0):], attention_mask=batch["attention_mask"], past_key_values=cache, use_cache=cache is not None).last_hidden_state
-    targets = batch["labels"][:, max(same, 0) + 1:]
+    hidden = model.get_decoder()(input_ids=ids[:, same:], attention_mask=batch["attention_mask"], past_key_values=cache, use_cache=cache is not None).last_hidden_state
+    targets = batch["labels"][:, same + 1:]
     at = targets != -100
     logits = model.get_output_embeddings()(hidden[:, :-1][at]).float()
     if cap := getattr(model.config, "final_logit_softcapping", None): logits = cap * torch.tanh(logits / cap)
@@ -103,8 +103,7 @@ def last_whole_checkpoint(
 ):                   # path, or None
     "Newest checkpoint that was written to its end."
     while (last := get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None):
-        needed = ["trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
-        if all((Path(last) / f).exists() for f in needed) and (Path(last) / "whole").exists(): return last
+        if (Path(last) / "whole").exists(): return last
         shutil.rmtree(last)
     return None
 

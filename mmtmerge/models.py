@@ -84,8 +84,8 @@ def find_base(
 ) -> tuple:           # (folder of a safetensors checkpoint, where it came from)
     "The base from the first source that answers; converted once and cached."
     spec = base_spec(name)
-    if path := os.environ.get("MMTMERGE_BASE") if name != "miniature" else None: return Path(path), "path (MMTMERGE_BASE)"
     if path := spec.get("path"): return root() / path, f"path {path}"
+    if path := os.environ.get("MMTMERGE_BASE"): return Path(path), "path (MMTMERGE_BASE)"
     folder = Path(cache) / f"{name}-{spec.get('sha256', 'hub')[:12]}"
     if not (folder / "source.json").exists():
         with atomic_dir(folder) as d:

@@ -8,7 +8,7 @@ __all__ = ['study_base', 'value', 'nested', 'Language', 'Study', 'profiles', 'lo
 
 # %% ../nbs/lib/01_settings.ipynb #c4d22500
 import ast, configparser, hashlib, json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 

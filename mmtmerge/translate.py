@@ -36,8 +36,9 @@ def stop_tokens(
 def _start(model, batch, pad):
     same, longest = common_prefix(batch), max(map(len, batch))
     cache = DynamicCache(config=model.config)
-    if same: model.get_decoder()(input_ids=torch.tensor([batch[0][:same]], device=model.device), past_key_values=cache, use_cache=True)
-    if same: cache.batch_repeat_interleave(len(batch))
+    if same:
+        model.get_decoder()(input_ids=torch.tensor([batch[0][:same]], device=model.device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(batch))
     rest = [[pad] * (longest - len(b)) + b[same:] for b in batch]
     mask = torch.tensor([[1] * same + [0] * (longest - len(b)) + [1] * (len(b) - same) for b in batch], device=model.device)
     return torch.tensor(rest, device=model.device), mask, cache
