@@ -104,8 +104,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mmtmerge.metrics.diagnosis': ('lib/metrics.html#diagnosis', 'mmtmerge/metrics.py'),
                                   'mmtmerge.metrics.in_script': ('lib/metrics.html#in_script', 'mmtmerge/metrics.py'),
                                   'mmtmerge.metrics.interval': ('lib/metrics.html#interval', 'mmtmerge/metrics.py'),
-                                  'mmtmerge.metrics.paired': ('lib/metrics.html#paired', 'mmtmerge/metrics.py'),
-                                  'mmtmerge.metrics.retention': ('lib/metrics.html#retention', 'mmtmerge/metrics.py'),
                                   'mmtmerge.metrics.score': ('lib/metrics.html#score', 'mmtmerge/metrics.py'),
                                   'mmtmerge.metrics.sentence_stats': ('lib/metrics.html#sentence_stats', 'mmtmerge/metrics.py'),
                                   'mmtmerge.metrics.signatures': ('lib/metrics.html#signatures', 'mmtmerge/metrics.py'),
