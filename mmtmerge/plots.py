@@ -132,11 +132,6 @@ def _end_labels(ax, ends, x, gap=.085):
         ax.annotate(name, (x, y), color=color, va="center", fontsize=8, fontweight="bold", annotation_clip=False)
 
 # %% ../nbs/lib/14_plots.ipynb #82f68948
-def _best_at_lam(part):
-    "Of each lam the point scored on most sentences, the best of them."
-    order = part.sort_values(["lam", "sentences", "bleu"], ascending=[True, False, False], kind="stable")
-    return order.drop_duplicates("lam")
-
 def limit(study: Study) -> float:
     "Where the paper's grid of lam ends."
     return max(v[-1] for params in study.grid["paper"].values() if len(v := params.get("lam", [])) > 1)
@@ -145,7 +140,7 @@ def grid(
     study: Study,
     table: pd.DataFrame,  # of tables.grid_table
 ):
-    "Dev BLEU over lam, a panel a group, a line a method."
+    "Dev chrF2 over lam, a panel a group, a line a method."
     groups = list(table.group.unique())
     cols = min(3, len(groups)); lines = -(-len(groups) // cols)
     fig, axes = subplots(lines, cols, (8.4, 2.5 * lines + .3), sharex=True)
@@ -154,12 +149,12 @@ def grid(
         ax.axvline(limit(study), color="#444444", lw=1, ls=":")
         ends = {}
         for i, (method, part) in enumerate(table[table.group == group].groupby("method", sort=False)):
-            best, c = _best_at_lam(part), COLORS[i % 4]
-            ax.plot(best.lam, best.bleu, DASHES[i % 4], color=c, lw=1.4)
+            mean, c = part.groupby(["lam", "grid"], as_index=False).first_chrf2.mean(), COLORS[i % 4]
+            ax.plot(mean.lam, mean.first_chrf2, DASHES[i % 4], color=c, lw=1.4)
             for g, face in (("paper", c), ("extended", "white")):
-                some = best[best.grid == g]; ax.plot(some.lam, some.bleu, MARKERS[i % 4], color=c, mfc=face, ms=4.5)
-            ends["TA" if method == "task_arithmetic" else METHOD_LABELS.get(method, method)] = best.bleu.iloc[-1], c
+                some = mean[mean.grid == g]; ax.plot(some.lam, some.first_chrf2, MARKERS[i % 4], color=c, mfc=face, ms=4.5)
+            ends["TA" if method == "task_arithmetic" else METHOD_LABELS.get(method, method)] = mean.first_chrf2.iloc[-1], c
         ax.set(title=group, xlim=(0, 1.42), xticks=[.1, .3, .5, .7, 1]); _end_labels(ax, ends, 1.05)
-    for ax in axes[:, 0]: ax.set_ylabel("dev BLEU")
-    fig.supxlabel("lam  (full marks: the paper's grid; hollow marks: the extended grid; dotted line: the paper's largest lam for all methods but SCE)", fontsize=8)
+    for ax in axes[:, 0]: ax.set_ylabel("dev chrF2")
+    fig.supxlabel(f"lam  (first {table.first_sentences.iloc[0]} dev sentences a direction; full marks: the paper's grid, hollow: the extended; dotted line: the paper's largest lam for all methods but SCE)", fontsize=8)
     return fig
