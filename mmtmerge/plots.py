@@ -156,5 +156,5 @@ def grid(
             ends["TA" if method == "task_arithmetic" else METHOD_LABELS.get(method, method)] = mean.first_chrf2.iloc[-1], c
         ax.set(title=group, xlim=(0, 1.42), xticks=[.1, .3, .5, .7, 1]); _end_labels(ax, ends, 1.05)
     for ax in axes[:, 0]: ax.set_ylabel("dev chrF2")
-    fig.supxlabel(f"lam  (first {table.first_sentences.iloc[0]} dev sentences a direction; full marks: the paper's grid, hollow: the extended; dotted line: the paper's largest lam for all methods but SCE)", fontsize=8)
+    fig.supxlabel(f"lam  (on the first {table.first_sentences.iloc[0]} dev sentences a direction; full marks: the paper's grid, hollow: the extended; dotted: where the paper's lam ends)", fontsize=8)
     return fig

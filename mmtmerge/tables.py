@@ -348,13 +348,14 @@ def grid_points(
     "All grid points of a group with their last dev score, and that on the first sentences, which all points were scored on."
     result, out = read_result(study, "merge", group)["result"], []
     chosen = {g: {m: b["hyper"] for m, b in result[key].items()} for g, key in (("paper", "best"), ("extended", "best_extended"))}
+    chrf2 = lambda rung: np.mean(list(rung["chrf2"].values()))
     for point in result["points"]:
         method, last, hyper = point["method"], point["rungs"][-1], point["hyper"]
         best = [g for g in chosen if chosen[g].get(method) == hyper]
         edge = " ".join(result["at_edge"].get(method, [])) if "paper" in best else ""
         out.append(dict(group=group, method=method, grid=point["grid"], **{"hyper": " ".join(f"{k}={v:g}" for k, v in hyper.items())}, lam=hyper.get("lam", 1.),
-                        sentences=last["sentences"], bleu=last["mean"], chrf2=np.mean(list(last["chrf2"].values())), best_of=" ".join(best), at_edge=edge,
-                        first_sentences=point["rungs"][0]["sentences"], first_chrf2=np.mean(list(point["rungs"][0]["chrf2"].values()))))
+                        sentences=last["sentences"], bleu=last["mean"], chrf2=chrf2(last), best_of=" ".join(best), at_edge=edge,
+                        first_sentences=point["rungs"][0]["sentences"], first_chrf2=chrf2(point["rungs"][0])))
     return out
 
 def grid_table(study: Study) -> pd.DataFrame:
