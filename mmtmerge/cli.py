@@ -109,7 +109,7 @@ def list_names():
     rows = dict(profiles=profiles(), languages=[f"{l} ({study.language(l).name})" for l in study.languages], directions=study.directions,
                 groups=[f"{g} ({' '.join(members)})" for g, members in study.groups.items()],
                 systems=["base", "a direction (its expert)", f"group.method, with the methods {' '.join(study.methods)}"],
-                notebooks=list(runner.notebooks()), targets=["all", "growth", "a stage: " + " ".join(dict.fromkeys(r.stage for r in runner.plan(study))), "stage/key"])
+                notebooks=list(runner.notebooks()), targets=[*runner.TARGETS, "a stage: " + " ".join(dict.fromkeys(r.stage for r in runner.plan(study))), "stage/key"])
     for name, values in rows.items(): typer.echo(f"{name:<11} " + ", ".join(values))
 
 # %% ../nbs/lib/15_cli.ipynb #0068a4e8
@@ -190,7 +190,7 @@ def _make(study, todo, reused, cores, where):
 # %% ../nbs/lib/15_cli.ipynb #06cb2208
 @app.command(epilog="Examples: mmtmerge rebuild --profile smoke | mmtmerge rebuild growth | mmtmerge rebuild --dry-run finetune/hi-en")
 def rebuild(
-    target: Annotated[str, typer.Argument(help="all, growth, a stage (finetune) or one run (finetune/hi-en)")] = "all",
+    target: Annotated[str, typer.Argument(help="all, growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
     cores: Annotated[int, typer.Option(min=1, help="Cores to use, or jobs at a time on a cluster.")] = os.cpu_count(),
     where: Annotated[str, typer.Option(help="Profile of the workflow: local or slurm.")] = "local",

@@ -365,7 +365,8 @@ def sce(
     int8_mask: bool = False,
 ) -> Tensor:
     "Select by variance, weigh by change, erase the minority's sign."
-    w, _, select = sce_weights(theta, select_topk)
+    w, equal, select = sce_weights(theta, select_topk)
+    if equal: theta.whole.note("equal weights", theta.name)
     return _erase(theta, w, select)
 
 # %% ../nbs/lib/05a_methods.ipynb #7b8ea01b

@@ -7,8 +7,8 @@ __all__ = ['EMBEDDINGS', 'BLOCK', 'PRESETS', 'METHODS', 'state', 'named', 'heade
            'check_finite', 'Parameter', 'TaskVectors', 'random_key', 'random_bits', 'keep_mask', 'Method', 'method',
            'find_method', 'check_hyper', 'need']
 
-# %% ../nbs/lib/05_vectors.ipynb #038a594f
-import hashlib, inspect, math, threading
+# %% ../nbs/lib/05_vectors.ipynb #63c2ece9
+import hashlib, inspect, math
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -138,6 +138,11 @@ class TaskVectors:
     seed: int = 42         # for methods that draw
     threads: int = 1
     ahead: int = 1 << 26   # elements under work at once, unless one parameter alone has more
+    notes: dict = field(default_factory=dict)   # what methods note -> names of the parameters
+
+    def note(self, what, name):
+        "Remember something about a parameter that a reader of the results must know."
+        self.notes.setdefault(what, []).append(name)
 
     def parameter(self, name):
         "One parameter, read."
