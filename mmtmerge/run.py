@@ -118,7 +118,7 @@ def asked_for(
     return asked
 
 # %% ../nbs/lib/12_run.ipynb #20e99544
-REPORTS = [("30_translation", {"table": f"table{i}"}) for i in range(1, 5)] + [(name, {}) for name in ("31_retention", "32_grid", "33_deployment", "36_deltas")]
+REPORTS = [("30_translation", {"table": f"table{i}"}) for i in range(1, 5)] + [(name, {}) for name in ("31_retention", "32_grid", "33_deployment", "36_deltas", "38_neurons", "39_usage", "40_geometry", "41_compatibility")]
 GROWTH, NUMBERS, CONFOUNDS = "34_growth", "35_numbers", "37_confounds"
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def key_of(
     if stage == "finetune": return p["direction"]
     if stage == "merge": return p["group"] + (f"@{p['snapshot']}" if p["snapshot"] else "") + (f"+{p['embeddings']}" if p["embeddings"] else "")
     if stage == "deltas": return p["group"]
-    if stage == "translate": return f"{p['system']}__{p['direction']}"
+    if stage in ("translate", "probe"): return f"{p['system']}__{p['direction']}"
     return stage
 
 # %% ../nbs/lib/12_run.ipynb #1323e7b4
@@ -158,8 +158,12 @@ def _translate(study, system, direction):
     made = split_system(study, system)
     return _run("23_translate", dict(system=system, direction=direction), ((made.stage, made.key),))
 
+def _probe(study, system, direction):
+    made = split_system(study, system)
+    return _run("24_probe", dict(system=system, direction=direction), ((made.stage, made.key),))
+
 def _run(name, params, inputs):
-    notebook = Path("nbs", "report" if name[0] == "3" else "runs", f"{name}.ipynb")
+    notebook = Path("nbs", "report" if int(name[:2]) >= 30 else "runs", f"{name}.ipynb")
     return Run(stage_of(notebook), key_of(notebook, params), name, tuple(params.items()), tuple(inputs))
 
 def own_group(
@@ -189,6 +193,8 @@ def _everything(study):
     main += [_merge(study, g) for g in study.groups] + [_of_group("24_deltas", study, g) for g in study.groups]
     main += [_translate(study, "base", g) for g in groups] + [_translate(study, d, own_group(study, d)) for d in study.directions]
     main += [_translate(study, f"{g}.{m}", g) for g in study.groups for m in study.methods]
+    main += [_probe(study, "base", g) for g in groups] + [_probe(study, d, own_group(study, d)) for d in study.directions]
+    main += [_probe(study, d, "-".join(reversed(d.split("-")))) for d in study.directions] + [_probe(study, f"{g}.{m}", g) for g in study.groups for m in study.methods]
     reports = [_run(name, params, [r.id for r in main]) for name, params in REPORTS]
     grown = [_merge(study, g, s) for s in snapshots(study) for g in groups]
     grown += [_translate(study, f"{d}@{s}", d) for s in snapshots(study) for d in study.directions]
