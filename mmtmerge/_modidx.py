@@ -43,6 +43,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mmtmerge.cli.main': ('lib/cli.html#main', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.merge': ('lib/cli.html#merge', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.pairs': ('lib/cli.html#pairs', 'mmtmerge/cli.py'),
+                              'mmtmerge.cli.probe': ('lib/cli.html#probe', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.rebuild': ('lib/cli.html#rebuild', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.run': ('lib/cli.html#run', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.seconds_of': ('lib/cli.html#seconds_of', 'mmtmerge/cli.py'),
