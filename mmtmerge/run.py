@@ -118,7 +118,7 @@ def asked_for(
     return asked
 
 # %% ../nbs/lib/12_run.ipynb #20e99544
-REPORTS = [("30_translation", {"table": f"table{i}"}) for i in range(1, 5)] + [(name, {}) for name in ("31_retention", "32_grid", "33_deployment", "36_deltas", "38_neurons", "39_usage", "40_geometry", "41_compatibility")]
+REPORTS = [("30_translation", {"table": f"table{i}"}) for i in range(1, 5)] + [(name, {}) for name in ("31_retention", "32_grid", "33_deployment", "36_deltas", "38_neurons", "39_usage", "40_geometry", "41_compatibility", "42_claims")]
 GROWTH, NUMBERS, CONFOUNDS = "34_growth", "35_numbers", "37_confounds"
 
 @dataclass(frozen=True)

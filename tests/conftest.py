@@ -64,7 +64,7 @@ BLANK = {  # the stages without their models: same parameters, same files, no wo
                               "inputs = sorted(study.runs.glob('translate/*/result.json'))\nout.write_text('\\n'.join(p.parent.name for p in inputs))\nprint(out)",
                               "run.finish('report', f'30_translation-{table}', study, run.used(globals()), result={}, inputs=inputs, files=[out])"),
 } | {f"report/{name}": ("profile = 'laptop'", START, f"run.finish('report', '{name}', study, run.used(globals()), result={{}})")
-     for name in ("31_retention", "32_grid", "33_deployment", "34_growth", "35_numbers", "36_deltas", "37_confounds", "38_neurons", "39_usage", "40_geometry", "41_compatibility")}
+     for name in ("31_retention", "32_grid", "33_deployment", "34_growth", "35_numbers", "36_deltas", "37_confounds", "38_neurons", "39_usage", "40_geometry", "41_compatibility", "42_claims")}
 
 
 @pytest.fixture
