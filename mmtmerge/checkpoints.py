@@ -144,6 +144,12 @@ def plan_shards(
         shards[-1].append(name); room -= size
     return shards
 
+def _save(tensors, file):
+    save_file(tensors, file, {"format": "pt"})
+    os.chmod(file, 0o666 & ~_UMASK)      # the library makes files that only their owner reads
+
+os.umask(_UMASK := os.umask(0))
+
 def _finished(name, t, who):
     if not torch.isfinite(t.sum(dtype=torch.float32)) and not torch.isfinite(t).all():
         bad = [c.at[name][0] for c in who if not torch.isfinite(c[name]).all()]
@@ -184,7 +190,7 @@ def write_merge(
                 tensors[n] = next(merged)[1] if n in names else left(n)
                 bar.update(sizes[n])
             if writing: writing.result()
-            writing = writer.submit(save_file, tensors, folder / file, {"format": "pt"})
+            writing = writer.submit(_save, tensors, folder / file)
             del tensors
         writing.result()
     bar.close()
