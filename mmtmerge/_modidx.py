@@ -21,6 +21,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mmtmerge.checkpoints._json': ('lib/checkpoints.html#_json', 'mmtmerge/checkpoints.py'),
                                       'mmtmerge.checkpoints._save': ('lib/checkpoints.html#_save', 'mmtmerge/checkpoints.py'),
                                       'mmtmerge.checkpoints._tokenizer': ('lib/checkpoints.html#_tokenizer', 'mmtmerge/checkpoints.py'),
+                                      'mmtmerge.checkpoints._vocabulary': ('lib/checkpoints.html#_vocabulary', 'mmtmerge/checkpoints.py'),
                                       'mmtmerge.checkpoints.check_compatible': ( 'lib/checkpoints.html#check_compatible',
                                                                                  'mmtmerge/checkpoints.py'),
                                       'mmtmerge.checkpoints.check_written': ( 'lib/checkpoints.html#check_written',

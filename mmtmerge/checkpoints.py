@@ -7,7 +7,7 @@ __all__ = ['TYPES', 'DECIDES', 'TOKENIZERS', 'BESIDES', 'Checkpoint', 'check_com
            'file_hash', 'model_card', 'copy_besides', 'check_written', 'open_models', 'merge_checkpoints']
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #c570dc94
-import contextlib, errno, fcntl, importlib, json, math, mmap, os, shutil, threading
+import contextlib, errno, fcntl, importlib, json, math, mmap, os, re, shutil, threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -30,9 +30,12 @@ TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16
          "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
 def _json(file):
-    try: return json.loads(file.read_text(encoding="utf-8"))
+    try: read = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError: raise UserError(f"{file} is missing: {file.parent} is no Hugging Face checkpoint") from None
     except (ValueError, UnicodeDecodeError) as e: raise UserError(f"{file} is not whole JSON ({e}): fetch it again") from None
+    except OSError as e: raise UserError(f"{file} cannot be read ({e.strerror}): mend its permissions, or fetch it again") from None
+    need(isinstance(read, dict), f"{file} holds no JSON object: fetch it again")
+    return read
 
 class Checkpoint(Mapping):
     "A Hugging Face checkpoint folder as a mapping name -> tensor (memory-mapped)."
@@ -102,6 +105,11 @@ def _tokenizer(c):
     file = next((c.folder / n for n in TOKENIZERS if (c.folder / n).exists()), None)
     return file, None if file is None else file.read_bytes()
 
+def _vocabulary(file, x):
+    if file.name != "tokenizer.json": return x      # vocab.json is the vocabulary itself
+    v = x["model"]["vocab"]
+    return ({piece: i for i, (piece, _) in enumerate(v)} if isinstance(v, list) else v) | {t["content"]: t["id"] for t in x.get("added_tokens") or []}
+
 def check_compatible(
     base: Checkpoint,
     experts: dict,          # name -> Checkpoint
@@ -126,9 +134,7 @@ def check_compatible(
         if other is None or theirs == ours: continue
         try: a, b = (json.loads(x) for x in (ours, theirs))
         except ValueError: raise UserError(f"{other} differs from {file}: experts must use the base's tokenizer (--any-tokenizer merges all the same, with the base's)") from None
-        va, vb = ({**(x.get("model") or x).get("vocab", x)} if isinstance((x.get("model") or x).get("vocab", x), dict) else {} for x in (a, b))
-        added = ({t["content"]: t["id"] for t in x.get("added_tokens", [])} for x in (a, b))
-        for x, more in zip((va, vb), added): x.update(more)
+        va, vb = _vocabulary(file, a), _vocabulary(other, b)
         for token in sorted(va.keys() | vb.keys(), key=str):
             if va.get(token) != vb.get(token): raise UserError(f"{other}: token {token!r} has id {vb.get(token)}, in {file} {va.get(token)}: experts must use the base's tokenizer (--any-tokenizer merges all the same, with the base's)")
 
@@ -246,7 +252,7 @@ def check_written(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
-    except (ValueError, KeyError, OSError) as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check the base's config.json") from None
+    except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check the base's config.json") from None
     wanted = {n: tuple(p.shape) for n, p in model.named_parameters()}
     for n in sorted(wanted.keys() - done.keys()): raise UserError(f"{folder}: Transformers expects a tensor {n!r} that the base does not have: the base is not whole, or its config.json is not its own")
     for n, shape in wanted.items(): need(tuple(done.headers[n].shape) == shape, f"{folder}: tensor {n!r} is {tuple(done.headers[n].shape)}, config.json says {shape}: the base's config.json is not its own")
@@ -255,14 +261,24 @@ def check_written(
 @contextlib.contextmanager
 def _alone(out: Path):
     "Hold the name of an output; remove what killed attempts left under it."
-    lock = os.open(out.parent / f".{out.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    name = out.parent / f".{out.name}.lock"
+    while True:
+        lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(name)): break      # else its holder removed it between our open and our lock
+        except FileNotFoundError: pass
+        except OSError as e:
+            os.close(lock)
+            if not isinstance(e, BlockingIOError): raise
+            raise UserError(f"{out} is being written by another merge: wait for it, or name another folder") from None
+        os.close(lock)
     try:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise UserError(f"{out} is being written by another merge") from None
-        for old in out.parent.glob(f".{out.name}.*.partial"): shutil.rmtree(old, ignore_errors=True)
+        for old in out.parent.iterdir():
+            if re.fullmatch(re.escape(f".{out.name}.") + r"[a-z0-9_]{8}\.partial", old.name): shutil.rmtree(old, ignore_errors=True)
         yield
     finally:
-        (out.parent / f".{out.name}.lock").unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         os.close(lock)
 
 def open_models(
@@ -304,7 +320,7 @@ def merge_checkpoints(
     need(dtype in (None, "bfloat16", "float16", "float32"), f"unknown dtype {dtype!r}: {nearest(dtype, ['bfloat16', 'float16', 'float32'])}")
     kind = dtype and getattr(torch, dtype)
     need(not threads or threads > 0, f"threads must be at least 1: got {threads}")
-    need(shard_gb > 0, f"shard_gb must be above 0: got {shard_gb}")
+    need(0 < shard_gb < math.inf, f"shard_gb must be above 0: got {shard_gb}")
     need(not out.exists(), f"{out} exists already: name another folder, or remove it")
     base, experts = open_models(base, experts)
     recipe.vectors(base, experts)
@@ -327,6 +343,7 @@ def merge_checkpoints(
             (work / "README.md").write_text(model_card(recipe, base, experts, kind, hashing.result()), encoding="utf-8")
             loading.result()
             check_written(work, expected)
+            need(not out.exists(), f"{out} exists by now, made by someone else during the merge: name another folder, or remove it")
     except (OSError, SafetensorError) as e:
         if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e): raise UserError(f"the disk of {out} is full: {size / 1e6:.0f} MB are needed; nothing was left behind") from None
         raise UserError(f"{out} could not be written ({e}); nothing was left behind") from None

@@ -30,9 +30,11 @@ class Recipe:
     def __post_init__(self):
         self.definition = find_method(self.method, self.preset)
         check_hyper(self.definition, self.hyper)
-        if isinstance(self.lam, bool) or not isinstance(self.lam, (int, float)) or not math.isfinite(self.lam): raise UserError(f"lam must be a finite number: got {self.lam!r}")
+        if isinstance(self.lam, bool) or not isinstance(self.lam, (int, float)) or not abs(self.lam) <= torch.finfo(torch.float32).max: raise UserError(f"lam must be a finite number: got {self.lam!r}")
         for k, x in self.hyper.items():
-            if isinstance(x, float) and not math.isfinite(x): raise UserError(f"{self.method}: {k} must be a finite number: got {x!r}")
+            if self.definition.parameters[k].annotation not in (int, float): continue
+            for y in x.values() if hasattr(x, "values") else x if isinstance(x, (list, tuple)) else [x]:
+                if isinstance(y, bool) or not isinstance(y, (int, float)) or not math.isfinite(y): raise UserError(f"{self.method}: {k} must be a finite number: got {y!r}")
         if self.embeddings not in ("base", "merge", None): raise UserError(f"embeddings={self.embeddings!r} is neither 'base' nor 'merge'")
         self.embeddings = self.embeddings or self.definition.embeddings
 

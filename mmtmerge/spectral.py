@@ -98,7 +98,9 @@ def svd(
         v, s, u = svd(m.T)
         return u, s, v
     m = m.double()
-    squares, v = torch.linalg.eigh(m.T @ m)
+    g = m.T @ m
+    if not torch.isfinite(g).all(): return torch.full_like(m[:, :1], torch.nan), g.new_full((1,), torch.nan), torch.full_like(g[:, :1], torch.nan)     # the caller's check names the tensor
+    squares, v = torch.linalg.eigh(g)
     squares, v = squares.flip(0), v.flip(1)
     k = int((squares > squares[0].clamp(min=0) * 1e-14).sum())
     s, v = squares[:k].sqrt(), v[:, :k]

@@ -125,7 +125,10 @@ class Parameter:
     def per_expert(self, value):
         "A hyper-parameter as one number an expert, (N, 1) float32: it may be one for all, a list, or a mapping by expert."
         names = list(self.whole.experts)
-        if isinstance(value, Mapping): value = [value[n] for n in names]
+        if isinstance(value, Mapping):
+            need(value.keys() == set(names), f"values are given for {sorted(value)}, the experts are {names}: give one for each")
+            value = [value[n] for n in names]
+        if isinstance(value, (list, tuple)): need(len(value) == len(names), f"{len(value)} values are given for {len(names)} experts: give one for each, or one for all")
         return torch.tensor(list(value) if isinstance(value, (list, tuple)) else [value] * len(names), dtype=torch.float32)[:, None]
 
 # %% ../nbs/lib/05_vectors.ipynb #8faa91d9
