@@ -88,7 +88,7 @@ def nothing(d): pass
 
 def bpe(v): return {"type": "BPE", "vocab": {"never" if i == 2000 else k: i for i, k in enumerate(v)}, "merges": []}
 def unigram(v): return {"type": "Unigram", "vocab": [[k, 0.] for k in v]}
-def row(name, spoil, *words, bug=None, **more): return pytest.param(spoil, words, more, id=name, marks=[pytest.mark.xfail(reason=bug, strict=True)] if bug else [])
+def row(name, spoil, *words, **more): return pytest.param(spoil, words, more, id=name)
 def wrong(*words, **more): return row(" ".join(f"{k}={x}" for k, x in more.items() if k != "bug"), nothing, *words, **more)
 
 ALL, AGAIN, FULL = "base a b", "fetch it again", "merge full-precision checkpoints"
@@ -96,7 +96,7 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     row("folder missing", lambda d: shutil.rmtree(d / "a"), "/a is no folder", "give the folder"),
     row("no config", lambda d: (d / "a/config.json").unlink(), "/a/config.json is missing", "no Hugging Face checkpoint"),
     row("config truncated", Cut("a/config.json", 200), "/a/config.json is not whole JSON", AGAIN),
-    row("config no object", Put("a/config.json", "[1]"), "/a/config.json", bug="AttributeError: _json lets a list through, of an index too"),
+    row("config no object", Put("a/config.json", "[1]"), "/a/config.json"),
     row("no weights", lambda d: (d / "a" / W).unlink(), "/a holds no .safetensors file"),
     row("pickle only", lambda d: (d / "a" / W).rename(d / "a/pytorch_model.bin"), "/a holds pytorch_model.bin", "can run code", "from_pretrained('", "save_pretrained('"),
     row("weights truncated", Cut(f"a/{W}", 100_000), f"/a/{W} is truncated", AGAIN),
@@ -117,38 +117,38 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     row("int8", Cast("b", torch.int8), f"'{UP}' of ", "/b is torch.int8, the base has torch.float32", FULL),
     row("integer buffers differ", Both(Add("base b", count=torch.ones(2).int()), Add("a", count=torch.zeros(2).int())), "'count' is no floating-point tensor and differs in", "/a"),
     row("NaN in expert", Fill("a", UP, torch.nan, 1), f"'{UP}' of ", f"/a/{W} holds NaN or Inf", "diverged"),
-    row("NaN, by singular values", Fill("b", UP, torch.nan, 1), f"'{UP}' of ", f"/b/{W} holds NaN or Inf", method="iso_c", bug="spectral.svd of NaN has rank 0: the tensor silently stays"),
+    row("NaN, by singular values", Fill("b", UP, torch.nan, 1), f"'{UP}' of ", f"/b/{W} holds NaN or Inf", method="iso_c"),
     row("Inf in base", Fill("base", NORM, torch.inf, 1), f"'{NORM}' of ", f"/base/{W} holds NaN or Inf", "damaged", method="slerp", t=.5),
     row("Inf in base that stays", Fill("base", EMBED, -torch.inf, 1), f"'{EMBED}' of ", f"/base/{W} holds NaN or Inf", method="task_arithmetic"),
     row("overflow", Fill(ALL, UP, 7e4), f"'{UP}' does not fit into torch.float16", "ask for another dtype, bfloat16 or float32", dtype="float16"),
     row("untied head", Edit("a", lambda s: s.update({HEAD: s[EMBED] + 1})), "/a: config.json ties", f"'{HEAD}' is stored with other values", "untie it in config.json, or delete it"),
     row("token differs", Vocab("a", bpe), "/a/tokenizer.json: token", "/base/tokenizer.json", "--any-tokenizer"),
-    row("token differs, Unigram", Both(Vocab(ALL, unigram), Vocab("b", lambda v: unigram(bpe([k for k, _ in v])["vocab"]))), "/b/tokenizer.json: token", "/base/tokenizer.json", bug="vocabularies that are lists are read as empty"),
+    row("token differs, Unigram", Both(Vocab(ALL, unigram), Vocab("b", lambda v: unigram(bpe([k for k, _ in v])["vocab"]))), "/b/tokenizer.json: token", "/base/tokenizer.json"),
     row("token differs, vocab.json", lambda d: [((d / w / "tokenizer.json").unlink(), put(d / w / "vocab.json", json.dumps({"model": 1, "the": 2 + (w == "a")}))) for w in ALL.split()],
-        "/a/vocab.json: token 'the' has id 3", "/base/vocab.json 2", bug="AttributeError where the vocabulary has a token 'model'"),
+        "/a/vocab.json: token 'the' has id 3", "/base/vocab.json 2"),
     row("base not whole", Edit(ALL, lambda s: s.pop(NORM)), f"Transformers expects a tensor '{NORM}' that the base does not have", "config.json is not its own"),
     row("config of another model", Config(ALL, num_attention_heads=5), "is (96, 96), config.json says (95, 96)", "the base's config.json"),
     row("architecture unknown", Config(ALL, model_type="qwen99"), "Transformers cannot build this model", "qwen99", "check the base's config.json"),
-    row("config of wrong types", Config(ALL, num_attention_heads="four"), "cannot build this model", "num_attention_heads", bug="StrictDataclassFieldValidationError is no ValueError"),
+    row("config of wrong types", Config(ALL, num_attention_heads="four"), "cannot build this model", "num_attention_heads"),
     row("too many experts", lambda d: shutil.copytree(d / "b", d / "c"), "slerp merges 1 to 2 experts: got 3", method="slerp", t=.5, experts=("a", "b", "c")),
     row("output exists", lambda d: (d / "out/merged").mkdir(), "/out/merged exists already", "name another folder, or remove it"),
     row("output in a file", Put("file", ""), "/file cannot be made", "write elsewhere", out="file/merged"),
     row("disk too small", nothing, "/out/merged needs 4 MB, the disk has 1 MB left", "free some, or write elsewhere", free=10**6),
     wrong("does not fit into torch.float32", "or a smaller lam", lam=1e38, weight=1e6, normalize=False),
-    wrong("lam", bug="RuntimeError: torch.add takes no alpha that float32 cannot hold", lam=1e39),
+    wrong("lam", lam=1e39),
     wrong("unknown merging method 'tie': did you mean 'ties'?", "task_arithmetic", method="tie"),
     wrong("unknown preset 'mergkit': did you mean 'mergekit'?", preset="mergkit"),
     wrong("dare has no meaning under preset 'mergekit'", "'paper'", method="dare", preset="mergekit", p=.5),
     wrong("sce has no hyper-parameter 'select_topK': did you mean 'select_topk'?", method="sce", select_topK=.5),
     wrong("ties needs the hyper-parameter 'K'", "merge_func", method="ties"), wrong("fraction K of the entries, in (0, 1]: got 1.5", method="ties", K=1.5),
-    wrong("ties: K must be a finite number: got nan", method="ties", K=float("nan")), wrong("K", "'.5'", bug="TypeError: nobody asks for the type", method="ties", K=".5"),
+    wrong("ties: K must be a finite number: got nan", method="ties", K=float("nan")), wrong("K", "'.5'", method="ties", K=".5"),
     wrong("dare drops entries with probability p, in [0, 1): got 1.0", method="dare", p=1.),
     wrong("fraction select_topk of the positions, in [0, 1]: got 2", method="sce", select_topk=2),
-    wrong("3 values", "2 experts", bug="RuntimeError: per_expert does not count (and one weight in a list serves all)", weight=[1., 2., 3.]),
-    wrong("'c'", bug="KeyError: per_expert does not look who is named", weight={"a": 1., "c": 1.}),
+    wrong("3 values", "2 experts", weight=[1., 2., 3.]),
+    wrong("'c'", weight={"a": 1., "c": 1.}),
     wrong("lam must be a finite number: got nan", lam=float("nan")), wrong("embeddings='expert' is neither 'base' nor 'merge'", embeddings="expert"),
     wrong("unknown dtype 'bf16': did you mean 'bfloat16'?", dtype="bf16"), wrong("threads must be at least 1: got -1", threads=-1),
-    wrong("shard_gb must be above 0: got 0", shard_gb=0), wrong("shard_gb", "inf", bug="OverflowError: int(inf)", shard_gb=float("inf")),
+    wrong("shard_gb must be above 0: got 0", shard_gb=0), wrong("shard_gb", "inf", shard_gb=float("inf")),
     wrong("model_stock merges at least 2 experts: got 1", method="model_stock", experts=("a",)), wrong("linear merges at least 1 experts: got 0", experts=()),
     wrong("/a is given twice, as expert a", experts=("a", "b", "a")), wrong("/base is given twice, as the base", experts=("a", "base")),
     wrong("/a/merged lies inside the input ", "/a: write it elsewhere", out="a/merged"),
@@ -199,7 +199,7 @@ def test_killed(d, where, call):
     assert [x.name for x in (d / "out").iterdir()] == ["merged"] and contents(d / "out/merged") == contents(go(d, out="other/merged", shard_gb=.0005))
 
 
-@pytest.mark.parametrize("attempts", [1, pytest.param(2, marks=pytest.mark.xfail(reason="who is refused unlinks the lock: the next gets in, and removes the running merge's folder", strict=True))])
+@pytest.mark.parametrize("attempts", [1, 2])
 def test_two_at_once(d, monkeypatch, attempts):
     "Only one merge writes an output; others are refused and do not disturb it."
     place, begun, go_on, wait, done = checkpoints.place, threading.Event(), threading.Event(), [True], []
@@ -217,7 +217,6 @@ def test_two_at_once(d, monkeypatch, attempts):
     assert [x.name for x in (d / "out").iterdir()] == ["merged"] and done == [contents(go(d, out="other/merged"))]
 
 
-@pytest.mark.xfail(reason="atomic_dir removes an output that appeared after the check at the beginning", strict=True)
 def test_output_that_appears_meanwhile(d, monkeypatch):
     def appears(*args): put_in.mkdir(exist_ok=True); put(put_in / "precious", "mine"); return card(*args)
     put_in, card = d / "out/merged", checkpoints.model_card
@@ -228,8 +227,8 @@ def test_output_that_appears_meanwhile(d, monkeypatch):
 
 @pytest.mark.parametrize("out, other, stays", [
     ("m", ".m.abcd_123.partial", False), ("m", ".mm.abcd_123.partial", True),
-    pytest.param("m", ".m.v2.abcd_123.partial", True, marks=pytest.mark.xfail(reason="the glob takes m.v2's working folder for m's", strict=True)),
-    pytest.param("m[1]", ".m[1].abcd_123.partial", False, marks=pytest.mark.xfail(reason="the glob takes the name for a pattern", strict=True)),
+    ("m", ".m.v2.abcd_123.partial", True),
+    ("m[1]", ".m[1].abcd_123.partial", False),
 ])
 def test_leftovers_are_its_own(d, out, other, stays):
     "A merge removes what killed attempts at the same output left, and no one else's work."
