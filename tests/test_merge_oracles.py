@@ -223,7 +223,8 @@ def test_regmean(positions, shrink, case):
         want[k] = base[k] + (torch.linalg.pinv(sum(G.values()), hermitian=True) @ sum(G[who] @ (e[k] - base[k]).double().T for who, e in experts.items())).T
     close(merge_state_dicts(base, experts, "regmean", grams={who: {k: x.T @ x for k, x in xs.items()} for who, xs in inputs.items()}, shrink=shrink), want, 2e-6)
 
-@pytest.mark.parametrize("method, hyper", [("linear", {}), ("task_arithmetic", {}), ("ties", dict(density=.5)), *[(m, dict(density=.5)) for m in ("dare_linear", "dare_ties", "della")]], ids=short)
+@pytest.mark.parametrize("method, hyper", [("linear", {}), ("task_arithmetic", {}), ("ties", dict(density=.5)), *[(m, dict(density=.5)) for m in ("dare_linear", "dare_ties", "della")]],
+                         ids=short)
 def test_the_scale_that_is_no_scale(method, hyper):
     "With normalize a sweep over one weight for all is one merge, and its fingerprint says so; otherwise, or with unequal weights, it is not."
     def sweep(normalize, *weights): return [direction(*models(4, 2), method, "mergekit", weight=w, normalize=normalize, **hyper) for w in weights]

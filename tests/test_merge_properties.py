@@ -18,7 +18,8 @@ SETTINGS = {
     ("ties", "paper"): (dict(K=.6), dict(K=1.)), ("ties", "mergekit"): (dict(weight=W, **SOME), ALL), ("dare", "paper"): (dict(p=.5), dict(p=0.)),
     ("dare_ties", "paper"): (dict(p=.5), dict(p=0.)), ("dare_ties", "mergekit"): (dict(weight=W, **SOME), ALL), ("dare_linear", "mergekit"): (dict(weight=W, normalize=True, **SOME), ALL),
     ("breadcrumbs", "paper"): (dict(weight=W, gamma=.1, rescale=True, **SOME), {}), ("breadcrumbs_ties", "paper"): (dict(weight=W, gamma=.1, **SOME), {}),
-    ("della", "paper"): (dict(weight=W, **SOME), {}), ("della_linear", "paper"): (dict(weight=W, **SOME), {}), ("sce", "paper"): (dict(select_topk=.6), {}), ("sce", "fuseai"): (dict(select_topk=.6), {}),
+    ("della", "paper"): (dict(weight=W, **SOME), {}), ("della_linear", "paper"): (dict(weight=W, **SOME), {}),
+    ("sce", "paper"): (dict(select_topk=.6), {}), ("sce", "fuseai"): (dict(select_topk=.6), {}),
     ("slerp", "paper"): (dict(t=.3), dict(t=1.)), ("karcher", "paper"): ({}, {}), ("model_stock", "paper"): (dict(filter_wise=True), {}),
     ("tsv", "paper"): ({}, {}), ("subspace_boosting", "paper"): (dict(beta=.3), dict(beta=1.)), ("iso_c", "paper"): ({}, {}), ("fisher", "paper"): ({}, {}), ("regmean", "paper"): ({}, {}),
 }
