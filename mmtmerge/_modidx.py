@@ -459,6 +459,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mmtmerge.vectors.Parameter.gram': ('lib/vectors.html#parameter.gram', 'mmtmerge/vectors.py'),
                                   'mmtmerge.vectors.Parameter.magnitudes': ('lib/vectors.html#parameter.magnitudes', 'mmtmerge/vectors.py'),
                                   'mmtmerge.vectors.Parameter.map': ('lib/vectors.html#parameter.map', 'mmtmerge/vectors.py'),
+                                  'mmtmerge.vectors.Parameter.numbers': ('lib/vectors.html#parameter.numbers', 'mmtmerge/vectors.py'),
                                   'mmtmerge.vectors.Parameter.per_expert': ('lib/vectors.html#parameter.per_expert', 'mmtmerge/vectors.py'),
                                   'mmtmerge.vectors.Parameter.shape': ('lib/vectors.html#parameter.shape', 'mmtmerge/vectors.py'),
                                   'mmtmerge.vectors.TaskVectors': ('lib/vectors.html#taskvectors', 'mmtmerge/vectors.py'),

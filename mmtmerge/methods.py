@@ -26,6 +26,7 @@ def linear(
 ) -> Tensor:                  # direction, like the parameter, float32
     "Weighted average of the models (Wortsman et al., 2022)."
     w = theta.per_expert(weight)
+    if normalize and (w == w[0]).all() and w[0] > 1e-8: w = torch.ones_like(w)     # it cancels, to the last bit
     total = float(w.sum())
     need(not normalize or abs(total) > 1e-8, f"linear: the weights {w.flatten().tolist()} sum to 0, and cannot be normalized")
     if normalize: return theta.map(lambda where, d: d.mul_(w).sum(0) / total)
@@ -91,6 +92,7 @@ def generalized(
 ) -> Tensor:
     "mergekit's generalized task arithmetic, for one parameter."
     w, n = theta.per_expert(weight), len(theta.experts)
+    if normalize and (w == w[0]).all() and w[0] > 1e-8: w = torch.ones_like(w)     # it cancels, to the last bit
     factor = w
     if rescale and keep:
         norms = torch.zeros(2, n, 1, dtype=torch.float64)
@@ -198,7 +200,7 @@ def ties_mergekit(
     theta: Parameter, weight: float, density: float = 1., normalize: bool = True, int8_mask: bool = False, rescale: bool = False,
 ) -> Tensor:
     "Trim each tensor, elect signs, average what agrees."
-    n, d = theta.base.numel(), theta.per_expert(density).flatten().tolist()
+    n, d = theta.base.numel(), theta.numbers(density)
     if all(x >= 1 for x in d): return generalized(theta, weight, None, True, normalize)
     chosen = [Largest(theta.magnitudes(i), n if x >= 1 else 0 if x <= 0 else max(1, int(x * n))) for i, x in enumerate(d)]
     return generalized(theta, weight, lambda where, d: torch.stack([c(where, row.abs()) for c, row in zip(chosen, d)]), True, normalize, rescale)
@@ -250,12 +252,12 @@ def dare_ties_mergekit(
     "Drop at random, restore the norm, elect signs, add up what agrees."
     return generalized(theta, weight, _random(theta, density), True, normalize, rescale)
 
-def _random(theta, density): return survivors(theta, [1 - x for x in theta.per_expert(density).flatten().tolist()])
+def _random(theta, density): return survivors(theta, [1 - x for x in theta.numbers(density)])
 
 # %% ../nbs/lib/05a_methods.ipynb #6c0afa2c
 def _middle(theta, density, gamma):
     n, chosen = theta.base.numel(), []
-    for i, (x, y) in enumerate(zip(theta.per_expert(density).flatten().tolist(), theta.per_expert(gamma).flatten().tolist())):
+    for i, (x, y) in enumerate(zip(theta.numbers(density), theta.numbers(gamma))):
         count, top = int(x * n), int(y * n)
         bottom, sizes = max(0, n - count - top), theta.magnitudes(i)
         upper = Largest(sizes.copy(), n - bottom, last=True)
@@ -281,10 +283,10 @@ def breadcrumbs_ties(
 
 # %% ../nbs/lib/05a_methods.ipynb #702b0874
 def _by_rank(theta, density, epsilon):
-    rows = (theta.base if theta.base.dim() > 1 else theta.base.unsqueeze(0)).flatten(1).shape
+    rows = (theta.base if theta.base.dim() > 1 else theta.base.reshape(1, -1)).flatten(1).shape
     masks = []
-    for i, (who, x, e) in enumerate(zip(theta.whole.experts, theta.per_expert(density).flatten().tolist(), theta.per_expert(epsilon).flatten().tolist())):
-        if x >= 1 or x <= 0:
+    for i, (who, x, e) in enumerate(zip(theta.whole.experts, theta.numbers(density), theta.numbers(epsilon))):
+        if x >= 1 or x <= 0 or not theta.base.numel():
             masks.append(torch.full((theta.base.numel(),), x >= 1))
             continue
         need(0 < x - e and x + e < 1, f"della: density - epsilon and density + epsilon must lie in (0, 1): got density={x}, epsilon={e}")
@@ -334,7 +336,7 @@ def _select(theta, topk):
     need(0 <= topk <= 1, f"sce selects a fraction select_topk of the positions, in [0, 1]: got {topk}")
     if topk >= 1: return lambda where, d: None
     variance = theta.map(lambda where, d: spread(d)).view(-1)
-    chooser = Largest(variance.numpy().copy(), int(int(variance.count_nonzero()) * topk))
+    chooser = Largest(variance.numpy().copy(), int(variance.count_nonzero() * topk))
     return lambda where, d: d.mul_(chooser(where, variance[where]))
 
 def sce_weights(

@@ -80,10 +80,10 @@ def model_stock(
     filter_wise: bool = False,   # a factor for every row instead of one for the tensor
 ) -> Tensor:
     "Interpolate between base and average by the angle of the task vectors."
-    if not filter_wise or theta.base.dim() < 2:
+    if not filter_wise or theta.base.dim() < 2 or not theta.base.numel():
         t = float(_stock(theta.gram()))
         return theta.map(lambda where, d: d.mean(0) * t)
-    width, out = theta.base[0].numel(), torch.empty(theta.shape).flatten(1)
+    width, out = theta.shape[-1], torch.empty(theta.shape).flatten(0, -2)
     for where, d in theta.blocks(size=width * max(1, (1 << 18) // width)):
         rows = d.unflatten(1, (-1, width)).transpose(0, 1)                  # (rows, N, width)
         out[where.start // width:where.stop // width] = rows.mean(1) * _stock(rows.double() @ rows.double().mT)[:, None].float()
@@ -98,6 +98,7 @@ def svd(
         v, s, u = svd(m.T)
         return u, s, v
     m = m.double()
+    if not m.shape[1]: return m, m.new_empty(0), m.new_empty(0, 0)
     g = m.T @ m
     if not torch.isfinite(g).all(): return torch.full_like(m[:, :1], torch.nan), g.new_full((1,), torch.nan), torch.full_like(g[:, :1], torch.nan)     # the caller's check names the tensor
     squares, v = torch.linalg.eigh(g)

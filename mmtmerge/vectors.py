@@ -122,14 +122,18 @@ class Parameter:
             g += d @ d.T
         return g
 
-    def per_expert(self, value):
-        "A hyper-parameter as one number an expert, (N, 1) float32: it may be one for all, a list, or a mapping by expert."
+    def numbers(self, value):
+        "A hyper-parameter as one number an expert: it may be one for all, a list, or a mapping by expert."
         names = list(self.whole.experts)
         if isinstance(value, Mapping):
             need(value.keys() == set(names), f"values are given for {sorted(value)}, the experts are {names}: give one for each")
             value = [value[n] for n in names]
         if isinstance(value, (list, tuple)): need(len(value) == len(names), f"{len(value)} values are given for {len(names)} experts: give one for each, or one for all")
-        return torch.tensor(list(value) if isinstance(value, (list, tuple)) else [value] * len(names), dtype=torch.float32)[:, None]
+        return [float(x) for x in value] if isinstance(value, (list, tuple)) else [float(value)] * len(names)
+
+    def per_expert(self, value):
+        "The same as a column, (N, 1) float32."
+        return torch.tensor(self.numbers(value), dtype=torch.float32)[:, None]
 
 # %% ../nbs/lib/05_vectors.ipynb #8faa91d9
 @dataclass
@@ -205,7 +209,7 @@ def keep_mask(
     device="cpu",
 ) -> Tensor:           # bool
     "Entries that survive."
-    return random_bits(key, where, device) >= round(p * 2**32) - 2**31
+    return random_bits(key, where, device) >= min(max(round(p * 2**32), 0), 2**32 - 1) - 2**31
 
 # %% ../nbs/lib/05_vectors.ipynb #a9aba6df
 PRESETS = {"paper": "the study's: MergeBench for Task Arithmetic, TIES and DARE, mergekit for SCE, other methods as in their papers",
