@@ -126,7 +126,7 @@ class Parameter:
         "A hyper-parameter as one number an expert: it may be one for all, a list, or a mapping by expert."
         names = list(self.whole.experts)
         if isinstance(value, Mapping):
-            need(value.keys() == set(names), f"values are given for {sorted(value)}, the experts are {names}: give one for each")
+            need(set(names) <= value.keys(), f"values are given for {sorted(value)}, the experts are {names}: give one for each")
             value = [value[n] for n in names]
         if isinstance(value, (list, tuple)): need(len(value) == len(names), f"{len(value)} values are given for {len(names)} experts: give one for each, or one for all")
         return [float(x) for x in value] if isinstance(value, (list, tuple)) else [float(value)] * len(names)
