@@ -387,6 +387,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mmtmerge.sweep': { 'mmtmerge.sweep.Point': ('lib/sweep.html#point', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Point.lam': ('lib/sweep.html#point.lam', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Point.mean': ('lib/sweep.html#point.mean', 'mmtmerge/sweep.py'),
+                                'mmtmerge.sweep.Point.standing': ('lib/sweep.html#point.standing', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Point.structural': ('lib/sweep.html#point.structural', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Point.structure': ('lib/sweep.html#point.structure', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Sweep': ('lib/sweep.html#sweep', 'mmtmerge/sweep.py'),

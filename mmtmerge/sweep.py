@@ -35,6 +35,7 @@ class Point:
     def structure(self): return json.dumps([self.method, self.embeddings, self.structural], sort_keys=True)
     @property
     def mean(self): return self.rungs[-1]["mean"]
+    def standing(self, metric): return float(np.mean(list(self.rungs[-1][metric].values())))
 
 # %% ../nbs/lib/06_sweep.ipynb #1987db65
 def points(
@@ -52,7 +53,7 @@ def race(
     score,                # (list of points, rung number) -> None; appends to each point's rungs
     rungs: int,           # how many rungs
     keep: float,          # share that stays after each
-    show=None,            # progress callback (rung, points left)
+    early: str = None,    # metric that ranks before the last rung; None: the one that selects
 ) -> dict:                # (method, grid) -> best Point of the last rung
     "Drop hopeless points early; the best of each method and grid."
     left = list(contestants)
@@ -62,7 +63,7 @@ def race(
         for p in left: by.setdefault((p.method, p.grid), []).append(p)
         left = []
         for field_ in by.values():
-            field_.sort(key=lambda p: -p.mean)      # stable: ties keep the grid's order
+            field_.sort(key=lambda p: -(p.standing(early) if early and rung < rungs - 1 else p.mean))      # stable: ties keep the grid's order
             stay = len(field_) if rung == rungs - 1 else min(len(field_), max(2, math.ceil(keep * len(field_))))
             for p in field_[stay:]: p.dropped_after = rung
             left += field_[:stay]
