@@ -12,8 +12,8 @@ What is assumed:
   keeps what one wrote from disturbing the next.
 - Seconds are the best of --repeat whole processes, memory is the largest seen: resident pages of the process tree, every 20 ms, with
   those of mapped files (both tools map files) and without (RssAnon). Linux only.
-- Start-up is a process that imports and merges nothing: mergekit's --help, and our import with Transformers, which ours loads beside
-  its work for the last check. "Smallest" is a whole merge of a model of 75 k parameters: all that does not depend on size.
+- Start-up is a process that imports and merges nothing: mergekit's --help, and our modules with Transformers, which ours loads beside
+  its work for the last check (our --help would not even load torch). "Smallest" is a whole merge of a model of 75 k parameters: all that does not depend on size.
 - The floor reads every input and writes as many bytes as one output has, with one buffer in one thread.
 - The grid is the paper's (60 points of a group): ours makes them resident one after another in one process, from 16 directions;
   mergekit's time is EXTRAPOLATED from its one run of each method, start-up counted 60 times, as its user pays it.
@@ -45,15 +45,11 @@ GRID = {"task_arithmetic": ("task_arithmetic", [{}], LAMS), "ties": ("ties", [{"
         "sce": ("sce", [{"select_topk": k} for k in (.1, .3, .5, .7, .9)], (1.,))}   # mergekit's name -> ours, structural sets, lams
 STEP = 2**-7                                                     # of bfloat16, relative
 
-OURS = """import json, sys
-from mmtmerge.checkpoints import merge_checkpoints
-c = json.load(open(sys.argv[1])); p = c["parameters"]
-merge_checkpoints(c["base_model"], [m["model"] for m in c["models"]], sys.argv[2], c["merge_method"], preset="mergekit", lam=p.pop("lambda", 1.), **p)"""
-
 def command(tool, config=None, out=None):
     "How a merge is started; without a configuration, the same start with nothing to do."
     if tool == "mergekit": return [sys.executable, "-m", "mergekit.scripts.run_yaml", *([config, out] if config else ["--help"])]
-    return [sys.executable, "-c", *([OURS, config, out] if config else ["import mmtmerge.checkpoints; from transformers import AutoConfig, AutoModelForCausalLM"])]
+    if config: return [sys.executable, "-m", "mmtmerge.cli", "merge", "--config", config, "--out", out]
+    return [sys.executable, "-c", "import mmtmerge.cli, mmtmerge.recipes, mmtmerge.checkpoints; from transformers import AutoConfig, AutoModelForCausalLM"]
 
 # Inputs
 def architecture(size, layers=None):
@@ -121,7 +117,7 @@ def measure(argv, log):
         watcher.start()
         try: process.wait(); seconds = time.perf_counter() - start
         finally: process.kill(); ended.set(); watcher.join()
-    need(process.returncode == 0, f"{' '.join(map(str, argv[1:3]))} ended with status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
+    need(process.returncode == 0, f"{log.stem} ended with status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
     return seconds, *peak.values()
 
 def floor(files, size, out):
@@ -277,7 +273,7 @@ def report(r):
 def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     "Everything that is measured, as JSON holds it."
     there = sum(f.stat().st_size for f in work.glob(f"{size}-*/*/*.safetensors"))
-    short = 2 * n * ((experts + 1) * (2 if scaling else 1) + len(tools)) + 1e8 - there - shutil.disk_usage(work).free
+    short = 2 * n * ((experts + 1) * (1.7 if scaling else 1) + len(tools)) + 1e8 - there - shutil.disk_usage(work).free
     need(short <= 0, f"{work} lacks {short / 1e9:.1f} GB: free them, or name a folder on a larger disk with --out")
     b = Bench(work, tools, repeat, dtype)
     base, its, _ = family(work, size, experts)
