@@ -8,7 +8,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help rebuild growth test lab docs readme setup
+.PHONY: help rebuild growth confounds test lab docs readme setup
 
 help:     ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1: /'
@@ -18,6 +18,9 @@ rebuild: $(READY)  ## the main job: every table and figure of PROFILE (laptop) o
 
 growth: $(READY)  ## retention as fine-tuning grows
 	$(BIN)/mmtmerge rebuild growth --profile $(PROFILE) --cores $(CORES)
+
+confounds: $(READY)  ## the four methods with and without merged embeddings, with a free lam
+	$(BIN)/mmtmerge rebuild confounds --profile $(PROFILE) --cores $(CORES)
 
 test: $(READY)  ## notebooks and modules in step, every library notebook executed, tests (ALL=1: the slow ones too)
 	$(BIN)/python -m pytest -q tests/test_sync.py

@@ -1,0 +1,286 @@
+"Merges from disk to disk: what does not fit is refused by name, what is killed, collides or fills the disk leaves nothing, and what is written loads."
+import json, os, shutil, signal, subprocess, sys, threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPO, environment
+from safetensors.torch import load_file, save_file
+
+from mmtmerge import checkpoints
+from mmtmerge.checkpoints import merge_checkpoints
+from mmtmerge.core import UserError, root
+from mmtmerge.merge import merge_state_dicts
+
+MINI = root() / "mmtmerge/data/miniature"
+NORM, UP, EMBED, HEAD = "model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
+W, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    "The miniature with biases as base, and two experts around it."
+    d, g = tmp_path_factory.mktemp("pristine"), torch.Generator().manual_seed(1)
+    noise = lambda s, size, end: {k: v + size * torch.randn(v.shape, generator=g) if k.endswith(end) else v for k, v in s.items()}
+    base = noise(load_file(MINI / W), .02, "bias")
+    for who, s in {"base": base, "a": noise(base, .002, ""), "b": noise(base, .002, "")}.items():
+        shutil.copytree(MINI, d / who)
+        save_file(s, d / who / W, {"format": "pt"})
+    return d
+
+
+@pytest.fixture
+def d(pristine, tmp_path):
+    "Hard links to base, a and b, to be spoilt by `put`, `edit` and `shard`, which write new files; out/ is empty."
+    for who in ("base", "a", "b"): shutil.copytree(pristine / who, tmp_path / who, copy_function=os.link)
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def mount(d):
+    "Mounts a small file system of its own at disk/."
+    (at := d / "disk").mkdir()
+    def on(options):
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", at], capture_output=True).returncode: pytest.skip("mounting is not permitted")
+    yield on
+    if os.path.ismount(at): subprocess.run(["umount", at], check=True)
+
+
+def put(file, content):
+    file.unlink(missing_ok=True)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+def edit(folder, change):
+    change(state := load_file(folder / W))
+    (folder / W).unlink()
+    save_file(state, folder / W, {"format": "pt"})
+
+def shard(folder, n, change=lambda files, at: None):
+    "Deal the tensors out to n files; `change` may spoil them and their index."
+    state = load_file(folder / W)
+    files = {f"model-{i + 1:05}-of-{n:05}.safetensors": {k: state[k] for k in list(state)[i::n]} for i in range(n)}
+    change(files, at := {k: f for f, s in files.items() for k in s})
+    for f, s in files.items(): save_file(s, folder / f, {"format": "pt"})
+    put(folder / INDEX, json.dumps(dict(metadata={}, weight_map=at)))
+    (folder / W).unlink()
+
+def go(d, method="linear", experts=("a", "b"), out="out/merged", **more):
+    return merge_checkpoints(d / "base", [d / e for e in experts], d / out, method, **dict(threads=1, progress=False) | more)
+
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+def snapshot(d): return {p: p.is_dir() or (p.lstat().st_mtime_ns, p.lstat().st_size) for p in d.rglob("*")}
+
+
+# Ways to spoil: functions of the folder that holds base, a and b. Names are those of one folder or of several.
+def Put(file, content): return lambda d: put(d / file, content)
+def Cut(file, n): return lambda d: put(d / file, (d / file).read_bytes()[:n])
+def Edit(who, change): return lambda d: [edit(d / w, change) for w in who.split()]
+def Add(who, **tensors): return Edit(who, lambda s: s.update(tensors))
+def Fill(who, name, x, n=None): return Edit(who, lambda s: s[name].view(-1)[:n].fill_(x))
+def Cast(who, dtype): return Edit(who, lambda s: s.update({UP: s[UP].to(dtype)}))
+def Json(who, change, file="config.json"): return lambda d: [put(d / w / file, json.dumps(change(json.loads((d / w / file).read_text())))) for w in who.split()]
+def Config(who, **more): return Json(who, lambda c: c | more)
+def Vocab(who, change): return Json(who, lambda t: t | {"model": change(list(t["model"]["vocab"]))}, "tokenizer.json")
+def Both(*spoil): return lambda d: [f(d) for f in spoil]
+def nothing(d): pass
+
+def bpe(v): return {"type": "BPE", "vocab": {"never" if i == 2000 else k: i for i, k in enumerate(v)}, "merges": []}
+def unigram(v): return {"type": "Unigram", "vocab": [[k, 0.] for k in v]}
+def row(name, spoil, *words, **more): return pytest.param(spoil, words, more, id=name)
+def wrong(*words, **more): return row(" ".join(f"{k}={x}" for k, x in more.items() if k != "bug"), nothing, *words, **more)
+
+ALL, AGAIN, FULL = "base a b", "fetch it again", "merge full-precision checkpoints"
+BAD = [   # what is broken, how, what the message says of it, arguments of the merge
+    row("folder missing", lambda d: shutil.rmtree(d / "a"), "/a is no folder", "give the folder"),
+    row("no config", lambda d: (d / "a/config.json").unlink(), "/a/config.json is missing", "no Hugging Face checkpoint"),
+    row("config truncated", Cut("a/config.json", 200), "/a/config.json is not whole JSON", AGAIN),
+    row("config no object", Put("a/config.json", "[1]"), "/a/config.json"),
+    row("no weights", lambda d: (d / "a" / W).unlink(), "/a holds no .safetensors file"),
+    row("pickle only", lambda d: (d / "a" / W).rename(d / "a/pytorch_model.bin"), "/a holds pytorch_model.bin", "can run code", "from_pretrained('", "save_pretrained('"),
+    row("weights truncated", Cut(f"a/{W}", 100_000), f"/a/{W} is truncated", AGAIN),
+    row("header garbage", Put(f"b/{W}", (50).to_bytes(8, "little") + b"\xff" * 5000), f"/b/{W} is truncated or damaged", AGAIN),
+    row("LFS pointer", Put(f"a/{W}", "version https://git-lfs.github.com/spec/v1\nsize 3159968\n"), f"/a/{W} is truncated or damaged", AGAIN),
+    row("shard missing", lambda d: (shard(d / "a", 3), (d / "a/model-00002-of-00003.safetensors").unlink()), "/a/model-00002-of-00003.safetensors is missing", "fetch the"),
+    row("index too long", lambda d: shard(d / "a", 2, lambda files, at: at.update(nowhere=[*files][0])), f"/a/{INDEX}: tensor 'nowhere' is listed, but not in its file"),
+    row("tensor twice", lambda d: shard(d / "a", 2, lambda files, at: [s.update({NORM: torch.ones(96)}) for s in files.values()]), f"'{NORM}' is in another file of", "remove the file"),
+    row("tensor of odd type", Add("a", odd=torch.ones(2, dtype=torch.uint32)), f"/a/{W}: tensor 'odd' is of type U32"),
+    row("tensor missing", Edit("a", lambda s: s.pop(NORM)), f"'{NORM}' is missing in expert a", "one architecture"),
+    row("tensor extra", Add("b", extra=torch.ones(1)), "'extra' is missing in the base", "one architecture"),
+    row("shape", Add("a", **{NORM: torch.ones(7)}), f"'{NORM}' of expert a is (7,), the base has (96,)", "fine-tune from this base"),
+    row("vocabulary size", Both(Add("a", **{EMBED: torch.ones(3001, 96)}), Config("a", vocab_size=3001)), f"'{EMBED}' of expert a is (3001, 96)", "with its vocabulary"),
+    row("config: epsilon", Config("b", rms_norm_eps=.001), "/b/config.json has rms_norm_eps=0.001, the base has 1e-06", "fine-tuned from this base"),
+    row("config: heads", Config("a", num_attention_heads=8), "/a/config.json has num_attention_heads=8, the base has 4", "fine-tuned from this base"),
+    row("expert quantized", Config("a", quantization_config={"bits": 4}), "/a/config.json has quantization_config={'bits': 4}"),
+    row("fp8", Cast("a", torch.float8_e4m3fn), f"'{UP}' of ", "/a is torch.float8_e4m3fn", FULL),
+    row("int8", Cast("b", torch.int8), f"'{UP}' of ", "/b is torch.int8, the base has torch.float32", FULL),
+    row("integer buffers differ", Both(Add("base b", count=torch.ones(2).int()), Add("a", count=torch.zeros(2).int())), "'count' is no floating-point tensor and differs in", "/a"),
+    row("NaN in expert", Fill("a", UP, torch.nan, 1), f"'{UP}' of ", f"/a/{W} holds NaN or Inf", "diverged"),
+    row("NaN, by singular values", Fill("b", UP, torch.nan, 1), f"'{UP}' of ", f"/b/{W} holds NaN or Inf", method="iso_c"),
+    row("Inf in base", Fill("base", NORM, torch.inf, 1), f"'{NORM}' of ", f"/base/{W} holds NaN or Inf", "damaged", method="slerp", t=.5),
+    row("Inf in base that stays", Fill("base", EMBED, -torch.inf, 1), f"'{EMBED}' of ", f"/base/{W} holds NaN or Inf", method="task_arithmetic"),
+    row("overflow", Fill(ALL, UP, 7e4), f"'{UP}' does not fit into torch.float16", "ask for another dtype, bfloat16 or float32", dtype="float16"),
+    row("untied head", Edit("a", lambda s: s.update({HEAD: s[EMBED] + 1})), "/a: config.json ties", f"'{HEAD}' is stored with other values", "untie it in config.json, or delete it"),
+    row("token differs", Vocab("a", bpe), "/a/tokenizer.json: token", "/base/tokenizer.json", "--any-tokenizer"),
+    row("token differs, Unigram", Both(Vocab(ALL, unigram), Vocab("b", lambda v: unigram(bpe([k for k, _ in v])["vocab"]))), "/b/tokenizer.json: token", "/base/tokenizer.json"),
+    row("token differs, vocab.json", lambda d: [((d / w / "tokenizer.json").unlink(), put(d / w / "vocab.json", json.dumps({"model": 1, "the": 2 + (w == "a")}))) for w in ALL.split()],
+        "/a/vocab.json: token 'the' has id 3", "/base/vocab.json 2"),
+    row("base not whole", Edit(ALL, lambda s: s.pop(NORM)), f"Transformers expects a tensor '{NORM}' that the base does not have", "config.json is not its own"),
+    row("config of another model", Config(ALL, num_attention_heads=5), "is (96, 96), config.json says (95, 96)", "the base's config.json"),
+    row("architecture unknown", Config(ALL, model_type="qwen99"), "Transformers cannot build this model", "qwen99", "check the base's config.json"),
+    row("config of wrong types", Config(ALL, num_attention_heads="four"), "cannot build this model", "num_attention_heads"),
+    row("too many experts", lambda d: shutil.copytree(d / "b", d / "c"), "slerp merges 1 to 2 experts: got 3", method="slerp", t=.5, experts=("a", "b", "c")),
+    row("output exists", lambda d: (d / "out/merged").mkdir(), "/out/merged exists already", "name another folder, or remove it"),
+    row("output in a file", Put("file", ""), "/file cannot be made", "write elsewhere", out="file/merged"),
+    row("disk too small", nothing, "/out/merged needs 4 MB, the disk has 1 MB left", "free some, or write elsewhere", free=10**6),
+    wrong("does not fit into torch.float32", "or a smaller lam", lam=1e38, weight=1e6, normalize=False),
+    wrong("lam", lam=1e39),
+    wrong("unknown merging method 'tie': did you mean 'ties'?", "task_arithmetic", method="tie"),
+    wrong("unknown preset 'mergkit': did you mean 'mergekit'?", preset="mergkit"),
+    wrong("dare has no meaning under preset 'mergekit'", "'paper'", method="dare", preset="mergekit", p=.5),
+    wrong("sce has no hyper-parameter 'select_topK': did you mean 'select_topk'?", method="sce", select_topK=.5),
+    wrong("ties needs the hyper-parameter 'K'", "merge_func", method="ties"), wrong("fraction K of the entries, in (0, 1]: got 1.5", method="ties", K=1.5),
+    wrong("ties: K must be a finite number: got nan", method="ties", K=float("nan")), wrong("K", "'.5'", method="ties", K=".5"),
+    wrong("dare drops entries with probability p, in [0, 1): got 1.0", method="dare", p=1.),
+    wrong("fraction select_topk of the positions, in [0, 1]: got 2", method="sce", select_topk=2),
+    wrong("3 values", "2 experts", weight=[1., 2., 3.]),
+    wrong("'c'", weight={"a": 1., "c": 1.}),
+    wrong("lam must be a finite number: got nan", lam=float("nan")), wrong("embeddings='expert' is neither 'base' nor 'merge'", embeddings="expert"),
+    wrong("unknown dtype 'bf16': did you mean 'bfloat16'?", dtype="bf16"), wrong("threads must be at least 1: got -1", threads=-1),
+    wrong("shard_gb must be above 0: got 0", shard_gb=0), wrong("shard_gb", "inf", shard_gb=float("inf")),
+    wrong("model_stock merges at least 2 experts: got 1", method="model_stock", experts=("a",)), wrong("linear merges at least 1 experts: got 0", experts=()),
+    wrong("/a is given twice, as expert a", experts=("a", "b", "a")), wrong("/base is given twice, as the base", experts=("a", "base")),
+    wrong("/a/merged lies inside the input ", "/a: write it elsewhere", out="a/merged"),
+]
+said = {}
+
+
+@pytest.mark.parametrize("spoil, words, more", BAD)
+def test_bad_inputs(d, monkeypatch, request, spoil, words, more):
+    "Each is refused in words of its own, and nothing is left behind."
+    spoil(d)
+    if free := more.get("free"): monkeypatch.setattr(shutil, "disk_usage", lambda p: SimpleNamespace(free=free))
+    before = snapshot(d)
+    with pytest.raises(UserError) as e: go(d, **{k: x for k, x in more.items() if k != "free"})
+    text = str(e.value).replace(str(d), "")
+    for word in words: assert word in text
+    assert said.setdefault(text, request.node.name) == request.node.name and snapshot(d) == before
+
+
+def test_unwritable(d, mount):
+    mount("ro,size=64k") if os.getuid() == 0 else (d / "disk").chmod(0o555)     # root writes whatever the mode says
+    with pytest.raises(UserError, match="disk is not writable: write elsewhere"): go(d, out="disk/merged")
+    assert not list((d / "disk").iterdir())
+
+
+SLOW = """import sys, time, pathlib, mmtmerge.checkpoints as c
+d, name, calls, f = pathlib.Path(sys.argv[1]), sys.argv[2], [], getattr(c, sys.argv[2])
+def stop(*args):
+    calls.append(1)
+    if len(calls) == int(sys.argv[3]): print("here", flush=True); time.sleep(600)
+    return f(*args)
+setattr(c, name, stop)
+c.merge_checkpoints(d / "base", [d / "a", d / "b"], d / "out/merged", "linear", shard_gb=.0005, threads=1, progress=False)"""
+
+
+@pytest.mark.parametrize("where, call", [("place", 40), ("model_card", 1)])
+def test_killed(d, where, call):
+    "Killed amid its tensors, or with all but one file written, a merge leaves nothing that looks finished; the next sweeps up and writes the same bytes."
+    with subprocess.Popen([sys.executable, "-c", SLOW, d, where, str(call)], stdout=subprocess.PIPE, text=True, env=environment(REPO)) as p:
+        try:
+            assert p.stdout.readline() == "here\n"
+            with pytest.raises(UserError, match="out/merged is being written by another merge"): go(d)
+        finally: p.kill()
+    assert p.returncode == -signal.SIGKILL
+    left = list((d / "out").iterdir())
+    assert all(x.name.startswith(".") for x in left) and any(list(x.glob("*.safetensors")) for x in left)
+    go(d, shard_gb=.0005)
+    assert [x.name for x in (d / "out").iterdir()] == ["merged"] and contents(d / "out/merged") == contents(go(d, out="other/merged", shard_gb=.0005))
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_two_at_once(d, monkeypatch, attempts):
+    "Only one merge writes an output; others are refused and do not disturb it."
+    place, begun, go_on, wait, done = checkpoints.place, threading.Event(), threading.Event(), [True], []
+    def slow(*args):
+        if wait and wait.pop(): begun.set(); assert go_on.wait(600)
+        return place(*args)
+    monkeypatch.setattr(checkpoints, "place", slow)
+    first = threading.Thread(target=lambda: done.append(contents(go(d))))
+    first.start()
+    try:
+        assert begun.wait(600)
+        for _ in range(attempts):
+            with pytest.raises(UserError, match="out/merged is being written by another merge"): go(d)
+    finally: go_on.set(); first.join()
+    assert [x.name for x in (d / "out").iterdir()] == ["merged"] and done == [contents(go(d, out="other/merged"))]
+
+
+def test_output_that_appears_meanwhile(d, monkeypatch):
+    def appears(*args): put_in.mkdir(exist_ok=True); put(put_in / "precious", "mine"); return card(*args)
+    put_in, card = d / "out/merged", checkpoints.model_card
+    monkeypatch.setattr(checkpoints, "model_card", appears)
+    with pytest.raises(UserError, match="exists"): go(d)
+    assert contents(put_in) == {"precious": b"mine"} and len(list((d / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("out, other, stays", [
+    ("m", ".m.abcd_123.partial", False), ("m", ".mm.abcd_123.partial", True),
+    ("m", ".m.v2.abcd_123.partial", True),
+    ("m[1]", ".m[1].abcd_123.partial", False),
+])
+def test_leftovers_are_its_own(d, out, other, stays):
+    "A merge removes what killed attempts at the same output left, and no one else's work."
+    (d / "out" / other).mkdir()
+    go(d, out=f"out/{out}")
+    assert (d / "out" / other).exists() == stays
+
+
+@pytest.mark.parametrize("options, shard_gb, threads", [("size=1m", 1., 1), ("size=2m", .0005, 2), ("size=3100k", 1., 1)])
+def test_disk_full(d, mount, monkeypatch, options, shard_gb, threads):
+    "The weights do not fit, a later shard does not, the tokenizer does not: the message says so, and the disk is empty again."
+    mount(options)
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: SimpleNamespace(free=1 << 40))
+    with pytest.raises(UserError, match="the disk of .*/disk/merged is full: 4 MB are needed; nothing was left behind"):
+        go(d, out="disk/merged", shard_gb=shard_gb, threads=threads)
+    assert not list((d / "disk").iterdir())
+
+
+def written(folder): return {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
+def same(x, y): return x.keys() == y.keys() and all(x[k].dtype == y[k].dtype and torch.equal(x[k], y[k]) for k in x)
+
+
+@pytest.mark.parametrize("method, hyper", [("linear", {}), ("ties", {"K": .3}), ("dare", {"p": .5})])
+def test_sharded_inputs(d, method, hyper):
+    "However the tensors lie in files, the merge is the same, and that of memory."
+    base, *experts = (load_file(d / who / W) for who in ("base", "a", "b"))
+    whole = written(go(d, method, out="out/whole", **hyper))
+    for who, n in (("base", 4), ("a", 3), ("b", 2)): shard(d / who, n)
+    assert same(written(go(d, method, threads=2, **hyper)), whole) and same(whole, merge_state_dicts(base, dict(zip("ab", experts)), method, **hyper))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_sharded_output_loads(d, dtype):
+    "Transformers loads the shards without complaint, the head tied, in the type that config.json says, and computes what the merge in memory computes."
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    kind, (base, *experts) = getattr(torch, dtype or "float32"), (load_file(d / who / W) for who in ("base", "a", "b"))
+    out = go(d, dtype=dtype, shard_gb=.0005)
+    index, sizes = json.loads((out / INDEX).read_text()), [f.stat().st_size for f in out.glob("*.safetensors")]
+    assert len(sizes) == len(set(index["weight_map"].values())) > 2 and HEAD not in index["weight_map"] and index["metadata"]["total_size"] == sum(t.nbytes for t in written(out).values())
+    assert json.loads((out / "config.json").read_text())["dtype"] == str(kind).removeprefix("torch.") and {t.dtype for t in written(out).values()} == {kind}
+    model, info = AutoModelForCausalLM.from_pretrained(out, dtype="auto", output_loading_info=True)
+    assert not any(info.values()) and model.dtype == kind and model.lm_head.weight is model.get_input_embeddings().weight
+    memory = merge_state_dicts(base, dict(zip("ab", experts)), "linear", dtype=kind)
+    other = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out), dtype=kind).eval()
+    assert not other.load_state_dict(memory, strict=False).unexpected_keys and same(dict(model.named_parameters()), dict(other.named_parameters()))
+    ids = AutoTokenizer.from_pretrained(out)("Open the file", return_tensors="pt").input_ids
+    with torch.no_grad(): assert torch.equal(model(ids).logits, other(ids).logits)
+
+
+def test_head_written_twice_and_integer_buffers(d):
+    "A tied head that is stored too stays tied; integers that agree are kept."
+    plain = written(go(d, out="out/plain"))
+    count = dict(count=torch.tensor([1, 2, 3]))
+    Edit(ALL, lambda s: s.update({HEAD: s[EMBED].clone()} | count))(d)
+    assert same(written(go(d)), plain | count)
