@@ -442,6 +442,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mmtmerge.tables.verdict': ('lib/tables.html#verdict', 'mmtmerge/tables.py')},
             'mmtmerge.translate': { 'mmtmerge.translate.Translations': ('lib/translate.html#translations', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate._start': ('lib/translate.html#_start', 'mmtmerge/translate.py'),
+                                    'mmtmerge.translate.best_token': ('lib/translate.html#best_token', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.common_prefix': ('lib/translate.html#common_prefix', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.greedy_batch': ('lib/translate.html#greedy_batch', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.stop_tokens': ('lib/translate.html#stop_tokens', 'mmtmerge/translate.py'),

@@ -7,7 +7,7 @@ __all__ = ['TYPES', 'DECIDES', 'TOKENIZERS', 'BESIDES', 'Checkpoint', 'check_com
            'file_hash', 'model_card', 'copy_besides', 'check_written', 'open_models', 'merge_checkpoints']
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #c570dc94
-import contextlib, errno, fcntl, importlib, json, math, mmap, os, re, shutil, threading
+import contextlib, errno, fcntl, importlib, json, math, mmap, os, re, shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -17,13 +17,12 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from . import __version__
 from .core import UserError, atomic_dir, nearest
 from .merge import Recipe, directions, place
-from .vectors import check_shapes, embedding_names, need
+from .vectors import check_shapes, need
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #98f10511
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from . import geometry, neurons
-from .probes import band, language_of, printed, recording
+from .probes import band, printed, recording
 from .record import SPANS
 from .settings import Study, study_base
 from .tables import groups_of, verdict

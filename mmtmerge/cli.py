@@ -7,7 +7,7 @@ __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names
            'command', 'rebuild', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import os, shlex, shutil, subprocess, sys, time
+import os, subprocess, sys, time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated

@@ -9,7 +9,6 @@ __all__ = ['diagonal_fisher', 'fisher', 'input_grams', 'regmean', 'greedy_soup']
 import torch
 from torch import Tensor
 
-from .core import UserError
 from .vectors import Parameter, method, named, need, state
 
 # %% ../nbs/lib/05c_informed.ipynb #adf6ab33

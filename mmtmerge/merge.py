@@ -7,13 +7,13 @@ __all__ = ['Recipe', 'prepare', 'directions', 'place', 'apply_', 'merge_state_di
 
 # %% ../nbs/lib/05d_merge.ipynb #a75c28fd
 import hashlib, math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .core import UserError, nearest
-from .vectors import METHODS, TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named
+from .core import UserError
+from .vectors import TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named
 from . import informed, methods, spectral   # they register their methods
 
 # %% ../nbs/lib/05d_merge.ipynb #99428576

@@ -9,8 +9,6 @@ __all__ = ['LOW', 'linear', 'task_arithmetic', 'Largest', 'agreeing', 'generaliz
            'sce_fuseai']
 
 # %% ../nbs/lib/05a_methods.ipynb #4ad5ab9e
-import math
-
 import numpy as np
 import torch
 from torch import Tensor

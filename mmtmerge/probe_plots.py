@@ -8,7 +8,6 @@ __all__ = ['KINDS', 'usage', 'heat', 'depth_curves', 'angles', 'compatibility']
 # %% ../nbs/lib/14a_probe_plots.ipynb #4e51af60
 import numpy as np, pandas as pd
 
-from .layout import METHOD_LABELS
 from .plots import COLORS, DASHES, MARKERS, subplots
 from .probes import language_of
 from .settings import Study, study_base

@@ -39,8 +39,8 @@ def recording(
     raise UserError(f"{system} was not probed on {direction}: run `mmtmerge rebuild probe`")
 
 def systems_of(study: Study, group: str, merges: bool = True) -> list:
-    "The base, the experts and the merges of a group."
-    return [study_base, *study.groups[group], *(f"{group}.{m}" for m in study.methods if merges)]
+    "The base, the experts and the probed merges of a group."
+    return [study_base, *study.groups[group], *(f"{group}.{m}" for m in study.p.probe_merges if merges)]
 
 def unidirectional(study: Study) -> list:
     "Groups that share a side: the paper's Indic→En and En→Indic."

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from .core import UserError, atomic_dir, read_json
+from .core import UserError, read_json
 from .translate import common_prefix
 
 # %% ../nbs/lib/09_record.ipynb #1095f244

@@ -190,11 +190,11 @@ def _everything(study):
     groups = list(dict.fromkeys(own_group(study, d) for d in study.directions))
     main = [_run("20_base", {}, ())]
     main += [_run("21_finetune", dict(direction=d, seed=study.p.seed), [main[0].id]) for d in study.directions]
-    main += [_merge(study, g) for g in study.groups] + [_of_group("24_deltas", study, g) for g in study.groups]
+    main += [_merge(study, g) for g in study.groups] + [_of_group("22a_deltas", study, g) for g in study.groups]
     main += [_translate(study, "base", g) for g in groups] + [_translate(study, d, own_group(study, d)) for d in study.directions]
     main += [_translate(study, f"{g}.{m}", g) for g in study.groups for m in study.methods]
     main += [_probe(study, "base", g) for g in groups] + [_probe(study, d, own_group(study, d)) for d in study.directions]
-    main += [_probe(study, d, "-".join(reversed(d.split("-")))) for d in study.directions] + [_probe(study, f"{g}.{m}", g) for g in study.groups for m in study.methods]
+    main += [_probe(study, d, "-".join(reversed(d.split("-")))) for d in study.directions] + [_probe(study, f"{g}.{m}", g) for g in study.groups for m in study.p.probe_merges]
     reports = [_run(name, params, [r.id for r in main]) for name, params in REPORTS]
     grown = [_merge(study, g, s) for s in snapshots(study) for g in groups]
     grown += [_translate(study, f"{d}@{s}", d) for s in snapshots(study) for d in study.directions]

@@ -125,6 +125,7 @@ def load(
     study, p = ini["study"], _merged(nested(ini.items("profile")), nested(ini.items(f"profile {profile}")))
     languages = p.pop("languages", study["languages"]).split()   # a profile may study fewer
     for key in ("rungs", "snapshots"): p[key] = p[key] if isinstance(p[key], list) else [p[key]]
+    p["probe_merges"] = [_known(m, study["methods"].split(), "method") for m in p["probe_merges"].split()]
     known = {c: Language(c, **ini[f"language {c}"]) for c in [study["pivot"], *languages] if f"language {c}" in ini}
     for code in [study["pivot"], *languages]: _known(code, known, "language (no section of its own)")
     grid = {g: {m: {k: v if isinstance(v, list) else [v] for k, v in params.items()} for m, params in nested(ini.items(f"grid {g}")).items()}

@@ -7,6 +7,7 @@ __all__ = ['read_sums', 'confounds_table', 'embedding_effect']
 
 # %% ../nbs/lib/13b_variants.ipynb #d1d9641e
 import functools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd

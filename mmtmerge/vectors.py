@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BLOCK', 'PRESETS', 'METHODS', 'state', 'named', 'headers', 'embedding_names', 'check_shapes',
-           'check_finite', 'Parameter', 'TaskVectors', 'random_key', 'random_bits', 'keep_mask', 'Method', 'method',
-           'find_method', 'check_hyper', 'need']
+           'check_finite', 'need', 'Parameter', 'TaskVectors', 'random_key', 'random_bits', 'keep_mask', 'Method',
+           'method', 'find_method', 'check_hyper']
 
 # %% ../nbs/lib/05_vectors.ipynb #63c2ece9
 import hashlib, inspect, math
@@ -76,6 +76,10 @@ def check_finite(
 
 # %% ../nbs/lib/05_vectors.ipynb #5df3bf4c
 BLOCK = 1 << 15   # elements of a block; N+1 of them in float32 stay in the second-level cache
+
+def need(ok, message):
+    "Refuse a value."
+    if not ok: raise UserError(message)
 
 @dataclass
 class Parameter:
@@ -267,7 +271,3 @@ def check_hyper(
         if k not in m.parameters: raise UserError(f"{m.name} has no hyper-parameter {k!r}: {nearest(k, [*m.parameters, 'lam', 'embeddings'])}")
     for k, x in m.parameters.items():
         if x.default is inspect.Parameter.empty and k not in hyper: raise UserError(f"{m.name} needs the hyper-parameter {k!r}; it takes: {', '.join(m.parameters)}")
-
-def need(ok, message):
-    "Refuse a value."
-    if not ok: raise UserError(message)

@@ -1,9 +1,9 @@
 "Bad checkpoints are refused by name before anything is computed; a language is added by files and settings alone."
-import json, lzma, shutil
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mmtmerge import merge, models
 from mmtmerge.core import UserError, root

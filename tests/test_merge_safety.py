@@ -1,6 +1,5 @@
 "Merges from disk to disk: what does not fit is refused by name, what is killed, collides or fills the disk leaves nothing, and what is written loads."
 import json, os, shutil, signal, subprocess, sys, threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest

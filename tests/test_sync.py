@@ -1,5 +1,5 @@
 "Notebooks, modules, settings and README say the same thing."
-import ast, configparser, shutil, subprocess, sys, tomllib
+import ast, configparser, subprocess, sys, tomllib
 from pathlib import Path
 
 import pytest
