@@ -1,0 +1,63 @@
+"""The race against the whole grid, on recorded scores.
+
+`data/grid-bi-hi.jsonl.xz` is what `22_merge` (profile laptop, group bi-hi) kept of a sweep in which nothing left: every point of both grids on the
+same 64 dev sentences a direction. It was recorded with experts of an earlier laptop study, and this profile's rungs and share were chosen on it.
+"""
+import json, lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmtmerge import metrics, settings
+from mmtmerge.sweep import Sweep, points, race
+
+RECORDED = Path(__file__).parent / "data" / "grid-bi-hi.jsonl.xz"
+
+
+def sweep_of(tmp_path, study, rungs):
+    "A sweep that has measured everything before, at these rungs; translating again is an error."
+    kept = tmp_path / f"grid-{'-'.join(map(str, rungs))}.jsonl"
+    with lzma.open(RECORDED, "rt", encoding="utf-8") as recorded, open(kept, "w", encoding="utf-8") as out:
+        for seen in map(json.loads, recorded):
+            for first, last in zip([0, *rungs], rungs):
+                part = {d: {m: s[first:last] for m, s in by.items()} for d, by in seen["stats"].items()}
+                out.write(json.dumps(dict(seen, first=first, stats=part)) + "\n")
+    def never(*_): raise AssertionError("nothing is translated: all is recorded")
+    score = {name: (None, lambda s, name=name: metrics.corpus_score(name, s)) for name in ("BLEU", "chrF2")}
+    grid = {g: study.grid[g] for g in ("paper", "extended")}
+    return Sweep(torch.nn.Linear(1, 1), {}, {}, points(grid, study.methods), never, {d: [""] * rungs[-1] for d in study.groups["bi-hi"]}, score, rungs, kept=kept)
+
+
+@pytest.fixture(scope="module")
+def study(): return settings.load("laptop")
+
+
+@pytest.fixture
+def whole(tmp_path, study):
+    "Every point on all the sentences that the last rung has: (method, grid) -> best point; (method, grid, hyper) -> its score."
+    sweep = sweep_of(tmp_path, study, study.p.rungs[-1:])
+    best = race(sweep.contestants, sweep.score, 1, 1.)
+    return best, {(p.method, p.grid, json.dumps(p.hyper)): p.mean for p in sweep.contestants}
+
+
+def test_race_picks_the_winners_of_the_whole_grid(tmp_path, study, whole):
+    best, scores = whole
+    sweep = sweep_of(tmp_path, study, study.p.rungs)
+    raced = race(sweep.contestants, sweep.score, len(study.p.rungs), study.p.keep, early="chrF2")
+    assert {m: raced[m, "paper"].hyper for m in study.methods} == {m: best[m, "paper"].hyper for m in study.methods}
+    # the extended grid, which no table's merge comes from: a point at most 2 BLEU below the best
+    lost = {m: best[m, "extended"].mean - scores[m, "extended", json.dumps(raced[m, "extended"].hyper)] for m in study.methods}
+    assert all(0 <= x <= 2 for x in lost.values()), lost
+    # and it saves most of the work
+    sentences = lambda contestants: sum(p.rungs[-1]["sentences"] for p in contestants)
+    assert sentences(sweep.contestants) < .4 * len(sweep.contestants) * study.p.rungs[-1]
+
+
+def test_last_rung_scores_are_those_of_all_its_sentences(tmp_path, study, whole):
+    "The statistics of three rungs add up to those of one."
+    _, scores = whole
+    sweep = sweep_of(tmp_path, study, study.p.rungs)
+    race(sweep.contestants, sweep.score, len(study.p.rungs), 1., early="chrF2")
+    for p in sweep.contestants: np.testing.assert_allclose(p.mean, scores[p.method, p.grid, json.dumps(p.hyper)], rtol=1e-12)
