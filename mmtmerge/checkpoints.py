@@ -116,7 +116,7 @@ def check_compatible(
 ):
     "Refuse checkpoints that cannot be merged."
     check_shapes(base, experts)
-    need("quantization_config" not in base.config, f"{base.folder} is quantized: merge full-precision checkpoints")
+    need(not base.config.get("quantization_config"), f"{base.folder} is quantized: merge full-precision checkpoints")
     for who, e in experts.items():
         for k in DECIDES:
             ours, theirs = base.config.get(k), e.config.get(k)
@@ -241,20 +241,21 @@ def copy_besides(base: Checkpoint, folder: Path, dtype=None):
 def check_written(
     folder: Path,
     expected: dict = None,   # name -> (shape, dtype); None: only that it loads
+    called: Path = None,     # how messages name the folder
 ):
     "Refuse a written checkpoint that is not what it should be."
-    done = Checkpoint(folder)
+    done, called = Checkpoint(folder), called or folder
     for n, (shape, dtype) in (expected or {}).items():
         t = done.headers.get(n)
-        need(t is not None and tuple(t.shape) == shape and t.dtype == dtype, f"{folder}: tensor {n!r} was not written as it should be: please report this")
+        need(t is not None and tuple(t.shape) == shape and t.dtype == dtype, f"{called}: tensor {n!r} was not written as it should be: please report this")
     from transformers import AutoConfig, AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
-    except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check the base's config.json") from None
+    except Exception as e: raise UserError(f"{called}: Transformers cannot build this model ({e}): check the base's config.json") from None
     wanted = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    for n in sorted(wanted.keys() - done.keys()): raise UserError(f"{folder}: Transformers expects a tensor {n!r} that the base does not have: the base is not whole, or its config.json is not its own")
-    for n, shape in wanted.items(): need(tuple(done.headers[n].shape) == shape, f"{folder}: tensor {n!r} is {tuple(done.headers[n].shape)}, config.json says {shape}: the base's config.json is not its own")
+    for n in sorted(wanted.keys() - done.keys()): raise UserError(f"{called}: Transformers expects a tensor {n!r} that the base does not have: the base is not whole, or its config.json is not its own")
+    for n, shape in wanted.items(): need(tuple(done.headers[n].shape) == shape, f"{called}: tensor {n!r} is {tuple(done.headers[n].shape)}, config.json says {shape}: the base's config.json is not its own")
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #bb728664
 @contextlib.contextmanager
@@ -285,6 +286,7 @@ def open_models(
     experts,    # folders: a list, or a mapping by name
 ) -> tuple:     # (Checkpoint, name -> Checkpoint)
     "Open checkpoints; experts without a name get their folder's."
+    if isinstance(experts, (str, Path)): experts = [experts]
     if not isinstance(experts, Mapping):
         folders, experts = [Path(e) for e in experts], {}
         for e in folders:
@@ -341,7 +343,7 @@ def merge_checkpoints(
             copy_besides(base, work, kind)
             (work / "README.md").write_text(model_card(recipe, base, experts, kind, hashing.result()), encoding="utf-8")
             loading.result()
-            check_written(work, expected)
+            check_written(work, expected, out)
             need(not out.exists(), f"{out} exists by now, made by someone else during the merge: name another folder, or remove it")
     except (OSError, SafetensorError) as e:
         if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e): raise UserError(f"the disk of {out} is full: {size / 1e6:.0f} MB are needed; nothing was left behind") from None
