@@ -7,20 +7,26 @@ __all__ = ['KINDS', 'usage', 'heat', 'depth_curves', 'angles', 'compatibility']
 
 # %% ../nbs/lib/14a_probe_plots.ipynb #4e51af60
 import numpy as np, pandas as pd
+from scipy.optimize import isotonic_regression
 
 from .plots import COLORS, DASHES, MARKERS, subplots
 from .probes import language_of
 from .settings import Study, study_base
 
 # %% ../nbs/lib/14a_probe_plots.ipynb #5931e316
-def _named_lines(ax, lines, gap=.07, size=7):
-    "Draw (name, x, y, colour, dash) and write each name at its line's end, moved apart where names would touch."
-    for name, x, y, c, dash in lines: ax.plot(x, y, dash, color=c, lw=1.4)
-    low, high = ax.get_ylim(); at = -np.inf
-    ends = sorted(((np.asarray(y)[-1], np.asarray(x)[-1], name, c) for name, x, y, c, _ in lines if name), key=lambda e: e[0])
-    for y, x, name, c in ends:
-        at = max(y, at + gap * (high - low))
-        ax.annotate(name, (x, at), xytext=(4, 0), textcoords="offset points", color=c, va="center", fontsize=size, fontweight="bold", annotation_clip=False)
+def _lines(ax, lines):
+    "Draw (name, x, y, colour, dash); returns what `_name` needs."
+    for _, x, y, c, dash in lines: ax.plot(x, y, dash, color=c, lw=1.4)
+    return ax, sorted(((np.asarray(y)[-1], np.asarray(x)[-1], name, c) for name, x, y, c, _ in lines if name), key=lambda e: e[0])
+
+def _name(drawn, gap=.075, size=7):
+    "Write each name at its line's end, as near as names that do not touch can be; the last step, when the limits are final."
+    for ax, ends in drawn:
+        low, high = ax.get_ylim()
+        room = gap * (high - low) * np.arange(len(ends))
+        places = isotonic_regression(np.array([y for y, *_ in ends]) - room).x + room if ends else ()
+        for at, (_, x, name, c) in zip(places, ends):
+            ax.annotate(name, (x, at), xytext=(4, 0), textcoords="offset points", color=c, va="center", fontsize=size, fontweight="bold", annotation_clip=False)
 
 def _pair(study, a, b):
     "What two systems are to each other."
@@ -37,6 +43,7 @@ def usage(
 ):
     "Alignment of neuron usage over the blocks, with the baseline of permuted neurons."
     fig, axes = subplots(len(tables), 2, (7.6, 2.4 * len(tables)), sharex=True, sharey=True)
+    drawn, lowest = [], min(float(t.null.min()) for t in tables.values())
     for row, (group, table) in zip(axes, tables.items()):
         table = table.assign(kind=[_pair(study, a, b) for a, b in zip(table.a, table.b)])
         for ax, span in zip(row, ("source", "target")):
@@ -44,10 +51,11 @@ def usage(
             mean = part.groupby(["kind", "block"]).pooled.mean()
             null = part.groupby("block").null.mean()
             ax.fill_between(null.index, 0, null, color="#dddddd", lw=0); ax.text(0, null.iloc[0] - .02, "unrelated neurons", fontsize=7, color="#666666", va="top")
-            ax.set(title=f"{group}, {span}", ylim=(max(0, float(null.min()) - .15), 1.02))
-            _named_lines(ax, [(k, mean[k].index, mean[k], *style) for k, style in KINDS.items() if k in mean])
+            ax.set(title=f"{group}, {span}", ylim=(max(0, lowest - .15), 1.03))
+            drawn.append(_lines(ax, [(k, mean[k].index, mean[k], *style) for k, style in KINDS.items() if k in mean]))
         row[0].set_ylabel("neuron usage alignment")
     for ax in axes[-1]: ax.set_xlabel("block"); ax.set_xlim(0, table.block.max() * 1.35)
+    _name(drawn)
     return fig
 
 # %% ../nbs/lib/14a_probe_plots.ipynb #15140779
@@ -79,6 +87,7 @@ def depth_curves(
     directions = list(table.direction.unique())
     spans = list(table.span.unique()) if "span" in table else [None]
     fig, axes = subplots(len(spans), len(directions), (2.1 * len(directions) + 1.2, 2.2 * len(spans) + .3), sharex=True, sharey=True)
+    drawn = []
     for row, span in zip(axes, spans):
         for ax, d in zip(row, directions):
             part = table[(table.direction == d) & ((table.a == d) | (table.b == d))]
@@ -87,11 +96,12 @@ def depth_curves(
             mean = part.groupby(["kind", "depth"])[column].mean()
             ax.set_title(f"{d}, {span}" if span else d)
             last = ax is row[-1]
-            _named_lines(ax, [(k if last else "", mean[k].index, mean[k], *style) for k, style in KINDS.items() if k in mean])
+            drawn.append(_lines(ax, [(k if last else "", mean[k].index, mean[k], *style) for k, style in KINDS.items() if k in mean]))
             if lost is not None:
                 for r in lost[(lost.direction == d) & (lost.span == span) & (lost.comparison == "base")].itertuples(): ax.annotate("", (r.depth, r.after), (r.depth, r.before), arrowprops=dict(arrowstyle="->", color="#222222", lw=.8))
         row[0].set_ylabel(label)
     for ax in axes[-1]: ax.set_xlabel("depth (0: embeddings)")
+    _name(drawn)
     return fig
 
 def angles(
@@ -102,6 +112,7 @@ def angles(
 ):
     "Figure 3: median principal angles between experts over the depth."
     fig, axes = subplots(1, len(tables), (3.9 * len(tables), 2.9), sharey=True)
+    drawn = []
     for ax, (group, table) in zip(axes[0], tables.items()):
         part = table[[_pair(study, a, b) == "experts" for a, b in zip(table.a, table.b)]]
         pairs = {f"{language_of(study, a)}–{language_of(study, b)}": rows.groupby("depth")["median"].mean() for (a, b), rows in part.groupby(["a", "b"], sort=False)}
@@ -109,8 +120,9 @@ def angles(
         ax.axhline(unrelated, color="#888888", lw=1); ax.text(0, unrelated, "random subspaces", fontsize=7, color="#666666", va="bottom")
         ax.plot(floor.index, floor, ":", color="#222222", lw=1.2); ax.text(0, floor.iloc[0], "halves of one model's sentences", fontsize=7, color="#222222", va="bottom")
         ax.set(title=f"{group}, target", xlabel="depth (0: embeddings)", ylim=(0, 95), xlim=(0, part.depth.max() * 1.15))
-        _named_lines(ax, [(name, y.index, y, COLORS[i % 4], DASHES[i // 4 % 4]) for i, (name, y) in enumerate(pairs.items())], gap=.045, size=6)
+        drawn.append(_lines(ax, [(name, y.index, y, COLORS[i % 4], DASHES[i // 4 % 4]) for i, (name, y) in enumerate(pairs.items())]))
     axes[0, 0].set_ylabel("median principal angle (degrees)")
+    _name(drawn, gap=.045, size=6)
     return fig
 
 # %% ../nbs/lib/14a_probe_plots.ipynb #31470b03
