@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names', 'seconds_of', 'time_left', 'show_plan',
-           'command', 'rebuild', 'main']
+           'command', 'rebuild', 'plan', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import os, subprocess, sys, time
+import os, shutil, subprocess, sys, time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated
@@ -237,6 +237,23 @@ def rebuild(
         for r in reversed(todo): study.result(*r.id).unlink(missing_ok=True)
         _make(study, todo, len(runs) - len(todo), cores, where)
         typer.echo(f"done: {study.out}")
+
+# %% ../nbs/lib/15_cli.ipynb #bbb51ae7
+@app.command(epilog="Examples: mmtmerge plan --profile paper | mmtmerge plan --profile paper --runs finetune")
+def plan(
+    target: Annotated[str, typer.Argument(help="all, growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
+    profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
+    runs: Annotated[bool, typer.Option("--runs", help="A line for every run, too.")] = False,
+):
+    "Estimate arithmetic, device-hours, memory and disk before anything starts; refuse what cannot fit."
+    study = load(profile)
+    from mmtmerge import planning     # pandas: not before it is needed
+    table, (words, free) = planning.planned(study, target), (planning.assumptions(study), shutil.disk_usage(next(p for p in (study.out, *study.out.parents) if p.exists())).free / 1e9)
+    shown = lambda t: planning.readable(t).to_markdown(floatfmt=".2f")
+    if runs: typer.echo(shown(table.set_index("run").drop(columns="stage")) + "\n")
+    typer.echo(shown(planning.totals(table)) + f"\n\n{words}\nfree disk: {free:,.0f} GB")
+    planning.check_fits(study, table, free)
+
 
 # %% ../nbs/lib/15_cli.ipynb #1629ef0e
 def main():
