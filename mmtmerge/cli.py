@@ -218,7 +218,7 @@ def _make(study, todo, reused, cores, where):
 # %% ../nbs/lib/15_cli.ipynb #06cb2208
 @app.command(epilog="Examples: mmtmerge rebuild --profile smoke | mmtmerge rebuild growth | mmtmerge rebuild --dry-run finetune/hi-en")
 def rebuild(
-    target: Annotated[str, typer.Argument(help="all, growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
+    target: Annotated[str, typer.Argument(help="all, translation (Tables 1-4, without probes), growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
     cores: Annotated[int, typer.Option(min=1, help="Cores to use, or jobs at a time on a cluster.")] = os.cpu_count(),
     where: Annotated[str, typer.Option(help="Profile of the workflow: local or slurm.")] = "local",
@@ -241,7 +241,7 @@ def rebuild(
 # %% ../nbs/lib/15_cli.ipynb #bbb51ae7
 @app.command(epilog="Examples: mmtmerge plan --profile paper | mmtmerge plan --profile paper --runs finetune")
 def plan(
-    target: Annotated[str, typer.Argument(help="all, growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
+    target: Annotated[str, typer.Argument(help="all, translation (Tables 1-4, without probes), growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
     runs: Annotated[bool, typer.Option("--runs", help="A line for every run, too.")] = False,
 ):

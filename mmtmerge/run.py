@@ -91,7 +91,7 @@ def validate(
     params: dict,   # typed parameters of one run
 ):
     "Refuse a direction, group, system, method, snapshot or table the study does not have."
-    tables = [run_params["table"] for _, run_params in REPORTS if "table" in run_params]
+    tables = [run_params["table"] for _, run_params, _ in REPORTS if "table" in run_params]
     checks = dict(direction=study.directions_of if "system" in params else study.check_direction, group=study.check_group, method=study.check_method,
                   system=lambda s: split_system(study, s), snapshot=lambda s: _one_of(s, ["", *snapshots(study)], "snapshot"), embeddings=lambda e: _one_of(e, ["", *EMBEDDINGS_RULES], "embeddings"),
                   table=lambda t: _one_of(t, tables, "table"))
@@ -118,7 +118,8 @@ def asked_for(
     return asked
 
 # %% ../nbs/lib/12_run.ipynb #20e99544
-REPORTS = [("30_translation", {"table": f"table{i}"}) for i in range(1, 5)] + [(name, {}) for name in ("31_retention", "32_grid", "33_deployment", "36_deltas", "38_neurons", "39_usage", "40_geometry", "41_compatibility", "42_claims")]
+REPORTS = [("30_translation", {"table": f"table{i}"}, "translate") for i in range(1, 5)] + [("31_retention", {}, "translate"), ("32_grid", {}, "merge"), ("33_deployment", {}, "translate"),
+           ("36_deltas", {}, "deltas"), ("38_neurons", {}, "probe"), ("39_usage", {}, "probe"), ("40_geometry", {}, "probe"), ("41_compatibility", {}, "probe translate"), ("42_claims", {}, "probe")]   # notebook, parameters, stages it reads
 GROWTH, NUMBERS, CONFOUNDS = "34_growth", "35_numbers", "37_confounds"
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def plan(
     if not wanted: raise UserError(f"unknown target {target!r}: {nearest(target, [*targets, *map(str, everything.values())][:40])}")
     return _closure(everything, wanted)
 
-TARGETS = ("all", "growth", "confounds")
+TARGETS = ("all", "translation", "growth", "confounds")
 
 def _everything(study):
     groups = list(dict.fromkeys(own_group(study, d) for d in study.directions))
@@ -195,7 +196,7 @@ def _everything(study):
     main += [_translate(study, f"{g}.{m}", g) for g in study.groups for m in study.methods]
     main += [_probe(study, "base", g) for g in groups] + [_probe(study, d, own_group(study, d)) for d in study.directions]
     main += [_probe(study, d, "-".join(reversed(d.split("-")))) for d in study.directions] + [_probe(study, f"{g}.{m}", g) for g in study.groups for m in study.p.probe_merges]
-    reports = [_run(name, params, [r.id for r in main]) for name, params in REPORTS]
+    reports = [_run(name, params, [r.id for r in main if r.stage in stages.split()]) for name, params, stages in REPORTS]
     grown = [_merge(study, g, s) for s in snapshots(study) for g in groups]
     grown += [_translate(study, f"{d}@{s}", d) for s in snapshots(study) for d in study.directions]
     grown += [_translate(study, f"{g}.task_arithmetic@{s}", g) for s in snapshots(study) for g in groups]
@@ -205,7 +206,8 @@ def _everything(study):
     told += [_translate(study, f"{g}.{m}+{e}", g) for e in EMBEDDINGS_RULES for g in groups for m in study.methods]
     confounds = _run(CONFOUNDS, {}, [r.id for r in told] + [("translate", key) for key in sorted(ends) if "." not in key])
     everything = {r.id: r for r in [*main, *reports, _run(NUMBERS, {}, [r.id for r in reports]), *grown, growth, *told, confounds]}
-    return everything, dict(zip(TARGETS, ([("report", NUMBERS)], [growth.id], [confounds.id])))
+    first = [r.id for r in reports if r.notebook < "34"] + [r.id for r in main if r.stage == "translate"]
+    return everything, dict(zip(TARGETS, ([("report", NUMBERS)], first, [growth.id], [confounds.id])))
 
 def _closure(everything, wanted):
     needed, queue = set(), list(wanted)
