@@ -103,14 +103,14 @@ def translate(
     "Translate sentences greedily."
     started, stops = time.time(), stop_tokens(tokenizer)
     asked = prompts(tokenizer, instruction, sources)
-    limits = [int(p.new_token_ratio * len(ids) + p.new_token_extra) for ids in tokenizer(sources, add_special_tokens=False)["input_ids"]]
+    limits = [int(p.new_token_ratio * len(s.split()) + p.new_token_extra) for s in sources]   # words, because tokens a word differ threefold between scripts
     out, queue = [[] for _ in asked], list(range(len(asked)))
     bar = tqdm(total=len(asked), desc=label, leave=False, disable=bool(os.environ.get("TQDM_DISABLE")) or not label)
     while queue:
         queue.sort(key=lambda i: (-len(asked[i]) - len(out[i]), i))
         batches, queue = [queue[at:at + p.decode_batch] for at in range(0, len(queue), p.decode_batch)], []
         for rows in batches:
-            new, left = greedy_batch(model, [asked[i] + out[i] for i in rows], [limits[i] - len(out[i]) for i in rows], stops, len(rows) // 4 if len(batches) > 1 else 0)
+            new, left = greedy_batch(model, [asked[i] + out[i] for i in rows], [limits[i] - len(out[i]) for i in rows], stops, len(rows) // 16 if len(batches) > 1 else 0)
             for i, ids in zip(rows, new): out[i] += ids
             queue += [rows[j] for j in left]
             bar.update(len(rows) - len(left))
