@@ -5,10 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmtmerge import merge, models
+from mmtmerge import models
 from mmtmerge.core import UserError, root
 from mmtmerge.data import Corpus
+from mmtmerge.merge import merge_state_dicts
 from mmtmerge.settings import load
+from mmtmerge.vectors import check_finite, check_shapes, state
 
 MINI = root() / "mmtmerge/data/miniature"
 
@@ -20,7 +22,7 @@ def checkpoint(tmp_path):
 
 @pytest.fixture(scope="module")
 def base():
-    return {k: v.clone() for k, v in merge.state(models.load_model(MINI)[0]).items()}
+    return {k: v.clone() for k, v in state(models.load_model(MINI)[0]).items()}
 
 
 def test_truncated_checkpoint(checkpoint):
@@ -49,12 +51,15 @@ def test_pickle_is_not_read(checkpoint):
 def test_experts_that_do_not_fit(base, spoil, names):
     expert = {k: v.clone() for k, v in base.items()}
     spoil(expert)
-    with pytest.raises(UserError, match=names): merge.check(base, {"hi-en": expert})
+    with pytest.raises(UserError, match=names):
+        check_shapes(base, {"hi-en": expert})
+        check_finite({"hi-en": expert})
+    with pytest.raises(UserError, match=names): merge_state_dicts(base, {"hi-en": expert}, "task_arithmetic")
 
 
-@pytest.mark.parametrize("method, hyper", [("tie", {}), ("ties", {"K": 1.5}), ("ties", {"k": .5}), ("dare", {"p": 1.}), ("sce", {"select_topk": 0.})])
+@pytest.mark.parametrize("method, hyper", [("tie", {}), ("ties", {"K": 1.5}), ("ties", {"k": .5}), ("dare", {"p": 1.}), ("sce", {"select_topk": 1.5})])
 def test_methods_and_parameters_that_do_not_exist(base, method, hyper):
-    with pytest.raises(UserError): merge.direction(method, base, {"hi-en": base, "bn-en": base}, hyper)
+    with pytest.raises(UserError): merge_state_dicts(base, {"hi-en": base, "bn-en": base}, method, **hyper)
 
 
 def test_base_that_cannot_be_had(tmp_path, monkeypatch):
