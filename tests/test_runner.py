@@ -48,14 +48,14 @@ def test_lost_tag_is_refused(blank, tag):
 
 
 def test_text_stays_text_and_is_recorded(blank):
-    write_notebook(blank / "nbs/runs/24_probe.ipynb", "profile = 'laptop'\ncode = 'hi'\nother = 'x'\nseed = 1\nlam = .5", "from mmtmerge import run\nfrom mmtmerge.settings import load\nstudy = load(profile)",
-                   "run.finish('probe', 'probe', study, run.used(globals()), result={})")
-    done = mmtmerge(blank, "run", "probe", "-p", "profile=smoke", "-p", "code=no", "-p", "other=nan", "-p", "seed=7", "-p", "lam=1")
+    write_notebook(blank / "nbs/runs/29_other.ipynb", "profile = 'laptop'\ncode = 'hi'\nother = 'x'\nseed = 1\nlam = .5", "from mmtmerge import run\nfrom mmtmerge.settings import load\nstudy = load(profile)",
+                   "run.finish('other', 'other', study, run.used(globals()), result={})")
+    done = mmtmerge(blank, "run", "other", "-p", "profile=smoke", "-p", "code=no", "-p", "other=nan", "-p", "seed=7", "-p", "lam=1")
     assert done.returncode == 0, done.stderr
-    made = json.loads(result(blank, "probe", "probe").read_text())
+    made = json.loads(result(blank, "other", "other").read_text())
     assert made["used"] == made["asked"] == dict(profile="smoke", code="no", other="nan", seed=7, lam=1.)
     assert {"code", "data", "settings", "versions", "seed", "started", "seconds", "peak_memory_mb", "inputs"} <= set(made)
-    assert "reused" in mmtmerge(blank, "run", "probe", "-p", "profile=smoke", "-p", "code=no", "-p", "other=nan", "-p", "seed=7", "-p", "lam=1").stdout
+    assert "reused" in mmtmerge(blank, "run", "other", "-p", "profile=smoke", "-p", "code=no", "-p", "other=nan", "-p", "seed=7", "-p", "lam=1").stdout
 
 
 def test_notebook_that_changes_a_parameter_has_no_result(blank):
