@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'DECIDES', 'TOKENIZERS', 'BESIDES', 'Checkpoint', 'check_compatible', 'plan_shards', 'write_merge',
-           'file_hash', 'model_card', 'copy_besides', 'check_written', 'open_models', 'merge_checkpoints']
+           'file_hash', 'model_card', 'copy_besides', 'expected_parameters', 'check_written', 'open_models',
+           'merge_checkpoints']
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #c570dc94
-import contextlib, errno, fcntl, importlib, json, math, mmap, os, re, shutil
+import contextlib, errno, fcntl, json, math, mmap, os, re, shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -238,22 +239,29 @@ def copy_besides(base: Checkpoint, folder: Path, dtype=None):
     if dtype: (folder / "config.json").write_text(json.dumps({**{k: x for k, x in base.config.items() if k != "torch_dtype"}, "dtype": str(dtype).removeprefix("torch.")}, indent=2))
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #e11ffe02
+def expected_parameters(
+    folder: Path,
+) -> dict:           # name -> shape
+    "What Transformers will look for in a checkpoint with this config.json."
+    from transformers import AutoConfig, AutoModelForCausalLM
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
+    except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check config.json") from None
+    return {n: tuple(p.shape) for n, p in model.named_parameters()}
+
 def check_written(
     folder: Path,
     expected: dict = None,   # name -> (shape, dtype); None: only that it loads
     called: Path = None,     # how messages name the folder
+    wanted: dict = None,     # of `expected_parameters`, where they are known
 ):
     "Refuse a written checkpoint that is not what it should be."
     done, called = Checkpoint(folder), called or folder
     for n, (shape, dtype) in (expected or {}).items():
         t = done.headers.get(n)
         need(t is not None and tuple(t.shape) == shape and t.dtype == dtype, f"{called}: tensor {n!r} was not written as it should be: please report this")
-    from transformers import AutoConfig, AutoModelForCausalLM
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
-    except Exception as e: raise UserError(f"{called}: Transformers cannot build this model ({e}): check the base's config.json") from None
-    wanted = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    wanted = expected_parameters(folder) if wanted is None else wanted
     for n in sorted(wanted.keys() - done.keys()): raise UserError(f"{called}: Transformers expects a tensor {n!r} that the base does not have: the base is not whole, or its config.json is not its own")
     for n, shape in wanted.items(): need(tuple(done.headers[n].shape) == shape, f"{called}: tensor {n!r} is {tuple(done.headers[n].shape)}, config.json says {shape}: the base's config.json is not its own")
 
@@ -337,13 +345,12 @@ def merge_checkpoints(
     files = [f for c in (base, *experts.values()) for f in c.files]
     try:
         with _alone(out), atomic_dir(out) as work, ThreadPoolExecutor(1) as beside:
-            loading = beside.submit(importlib.import_module, "transformers")     # takes seconds, and is needed at the end
+            wanted = beside.submit(expected_parameters, base.folder)     # importing Transformers takes seconds
             hashing = beside.submit(lambda: {f: file_hash(f) for f in files})
             expected = write_merge(recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
             copy_besides(base, work, kind)
             (work / "README.md").write_text(model_card(recipe, base, experts, kind, hashing.result()), encoding="utf-8")
-            loading.result()
-            check_written(work, expected, out)
+            check_written(work, expected, out, wanted.result())
             need(not out.exists(), f"{out} exists by now, made by someone else during the merge: name another folder, or remove it")
     except (OSError, SafetensorError) as e:
         if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e): raise UserError(f"the disk of {out} is full: {size / 1e6:.0f} MB are needed; nothing was left behind") from None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .core import UserError, nearest
+from .kernels import survive
 
 # %% ../nbs/lib/05_vectors.ipynb #f6838097
 def state(
@@ -98,7 +99,7 @@ class Parameter:
         room = torch.empty(len(ends), min(size, len(origin)))
         for i in range(0, len(origin), size):
             where = slice(i, min(i + size, len(origin)))
-            d = room[:, :where.stop - i]
+            d = room if where.stop - i == room.shape[1] else torch.empty(len(ends), where.stop - i)     # kernels want it contiguous
             for row, end in zip(d, ends): row.copy_(end[where])
             yield where, d.sub_(origin[where].float()) if delta else d
 
@@ -107,6 +108,14 @@ class Parameter:
         m = torch.empty(self.base.numel())
         for where, d in self.blocks(delta): m[where] = f(where, d)
         return m.view(self.shape)
+
+    def row(self, i, size=1 << 16):
+        "The task vector of expert i, block by block: (size,) float32 NumPy arrays."
+        origin, end = (t.detach().reshape(-1) for t in (self.base, self.experts[i]))
+        room = torch.empty(min(size, len(origin)))
+        for at in range(0, len(origin), size):
+            d = room[:min(size, len(origin) - at)]
+            yield d.copy_(end[at:at + size]).sub_(origin[at:at + size].float()).numpy()
 
     def magnitudes(self, i):
         "Absolute values of the task vector of expert i, (numel,) float32: a NumPy array of its own."
@@ -213,7 +222,11 @@ def keep_mask(
     device="cpu",
 ) -> Tensor:           # bool
     "Entries that survive."
-    return random_bits(key, where, device) >= min(max(round(p * 2**32), 0), 2**32 - 1) - 2**31
+    limit = min(max(round(p * 2**32), 0), 2**32 - 1) - 2**31
+    if torch.device(device).type != "cpu" or where.stop > 1 << 32: return random_bits(key, where, device) >= limit
+    out = torch.empty(where.stop - where.start, dtype=torch.bool)
+    survive(*key, where.start, limit, out.numpy())
+    return out
 
 # %% ../nbs/lib/05_vectors.ipynb #a9aba6df
 PRESETS = {"paper": "the study's: MergeBench for Task Arithmetic, TIES and DARE, mergekit for SCE, other methods as in their papers",
