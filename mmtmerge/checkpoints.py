@@ -247,7 +247,7 @@ def expected_parameters(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
-    except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check config.json") from None
+    except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check the base's config.json") from None
     return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
 def check_written(
