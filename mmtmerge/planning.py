@@ -142,7 +142,7 @@ def _evaluated(study, directions, lines):
 def _grid_sentences(study, grids):
     "Dev sentences a direction that the race of one group reads, over all points."
     total, left = 0, [math.prod(len(v) for v in study.grid[g][m].values()) for g in grids for m in study.methods]
-    for rung, (before, now) in enumerate(zip([0, *study.p.rungs], study.p.rungs)):
+    for before, now in zip([0, *study.p.rungs], study.p.rungs):
         total += sum(left) * (now - before)
         left = [min(n, max(2, math.ceil(study.p.keep * n))) for n in left]
     return total
@@ -177,7 +177,7 @@ def cost(
         read = (len(members) + 1) * weights
         if run.stage == "deltas": return of(0, read / disk + 10 * read, memory=(len(members) + 2) * weights + OVERHEAD / 1e9)
         grids = ["confounds"] if given.get("embeddings") else ["paper", "extended"]
-        blocks, logits = _evaluated(study, members, _grid_sentences(study, grids) )
+        blocks, logits = _evaluated(study, members, _grid_sentences(study, grids))
         flops = forward_flops(shape, blocks, logits)
         directions = sum(math.prod(len(v) for k, v in study.grid[g][m].items() if k != "lam") for g in grids for m in study.methods)
         return of(flops, flops / slow + directions * (len(members) + 1) * weights / device["memory_gb_s"] * 8 + len(study.methods) * weights / disk, memory=(len(members) + 4) * weights + OVERHEAD / 1e9, stays=len(study.methods) * weights)
@@ -193,7 +193,7 @@ def cost(
 # %% ../nbs/lib/16_planning.ipynb #fa3b125a
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     "A plan with arithmetic in units of 10^15 operations, and hours."
-    return table.assign(flops=table.flops / 1e15).rename(columns=dict(flops="PFLOPs", device_hours="device-hours", memory_gb="GB a device", disk_gb="GB that stay", passing_gb="GB in passing", seconds="seconds"))
+    return table.assign(flops=table.flops / 1e15).rename(columns=dict(flops="PFLOPs", device_hours="device-hours", memory_gb="GB a device", disk_gb="GB that stay", passing_gb="GB in passing"))
 
 def assumptions(study: Study) -> str:
     "What a plan rests on, in words."
@@ -215,8 +215,9 @@ def planned(
 
 def totals(table: pd.DataFrame) -> pd.DataFrame:   # one row a stage and one for all
     "Sums of a plan."
-    by = table.groupby("stage", sort=False).agg(runs=("run", "size"), flops=("flops", "sum"), device_hours=("device_hours", "sum"), memory_gb=("memory_gb", "max"), disk_gb=("disk_gb", "sum"), passing_gb=("passing_gb", "max"))
-    return pd.concat([by, pd.DataFrame([dict(runs=by.runs.sum(), flops=by.flops.sum(), device_hours=by.device_hours.sum(), memory_gb=by.memory_gb.max(), disk_gb=by.disk_gb.sum(), passing_gb=by.passing_gb.max())], index=["all"])]).rename_axis("stage")
+    how = dict(runs="sum", flops="sum", device_hours="sum", memory_gb="max", disk_gb="sum", passing_gb="max")
+    by = table.assign(runs=1).groupby("stage", sort=False)[list(how)].agg(how)
+    return pd.concat([by, by.agg(how).to_frame("all").T]).rename_axis("stage")
 
 def check_fits(
     study: Study,

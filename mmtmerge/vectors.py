@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,9 +120,8 @@ class Parameter:
 
     def magnitudes(self, i):
         "Absolute values of the task vector of expert i, (numel,) float32: a NumPy array of its own."
-        out = torch.empty(self.base.numel())
-        out.copy_(self.experts[i].detach().reshape(-1)).sub_(self.base.detach().reshape(-1).float() if self.base.dtype != out.dtype else self.base.detach().reshape(-1))
-        return out.abs_().numpy()
+        whole = next(self.row(i, self.base.numel()))
+        return np.abs(whole, out=whole)
 
     def deltas(self):
         "All task vectors, (N, *shape) float32, for methods that need the whole."
