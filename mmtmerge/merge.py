@@ -9,10 +9,12 @@ __all__ = ['Recipe', 'prepare', 'directions', 'place', 'apply_', 'merge_state_di
 import hashlib, math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .core import UserError
+from .kernels import LANES, digest
 from .vectors import TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named
 from . import informed, methods, spectral   # they register their methods
 
@@ -131,10 +133,9 @@ def fingerprint(
     "Short name of a direction."
     h, moves = hashlib.blake2b(digest_size=16), False
     for name in sorted(m):
-        h.update(name.encode())
-        x = m[name].detach().contiguous() + 0.    # -0 becomes 0
-        moves = moves or bool(x.any())
-        h.update(memoryview(x.numpy()).cast("B") if x.numel() else b"")
+        lanes = np.zeros(LANES, np.uint32)
+        moves = digest(m[name].detach().reshape(-1).numpy(), lanes) or moves
+        h.update(name.encode() + lanes.tobytes())
     return h.hexdigest() if moves else "zero"
 
 # %% ../nbs/lib/05d_merge.ipynb #4819e6ea

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BLOCK', 'PRESETS', 'METHODS', 'state', 'named', 'headers', 'embedding_names', 'check_shapes',
-           'check_finite', 'need', 'Parameter', 'TaskVectors', 'random_key', 'random_bits', 'keep_mask', 'Method',
-           'method', 'find_method', 'check_hyper']
+           'check_finite', 'need', 'raw', 'piece', 'Parameter', 'TaskVectors', 'random_key', 'random_bits',
+           'least_bits', 'keep_mask', 'Method', 'method', 'find_method', 'check_hyper']
 
 # %% ../nbs/lib/05_vectors.ipynb #63c2ece9
-import hashlib, inspect, math
+import hashlib, inspect, math, os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")     # torch asks for huge pages: fresh memory costs less than half
+
 from .core import UserError, nearest
-from .kernels import survive
+from . import kernels
 
 # %% ../nbs/lib/05_vectors.ipynb #f6838097
 def state(
@@ -83,6 +85,12 @@ def need(ok, message):
     "Refuse a value."
     if not ok: raise UserError(message)
 
+def raw(t):     # what kernels can read: a flat NumPy array of float32 or of the bits of bfloat16; other types stay a flat tensor, converted piece by piece
+    t = t.detach().reshape(-1).cpu()
+    return t.view(torch.uint16).numpy() if t.dtype == torch.bfloat16 else t.numpy() if t.dtype == torch.float32 else t
+
+def piece(x, where): return x[where].float().numpy() if isinstance(x, Tensor) else x[where]
+
 @dataclass
 class Parameter:
     "One parameter in the base and in every expert."
@@ -96,13 +104,14 @@ class Parameter:
 
     def blocks(self, delta=True, size=BLOCK):
         "Slices of the flattened parameter, each with (N, size) task vectors (or, with delta=False, weights) in float32."
-        origin, *ends = (t.detach().reshape(-1) for t in (self.base, *self.experts))
+        origin, *ends = (raw(t) for t in (self.base, *self.experts))
         room = torch.empty(len(ends), min(size, len(origin)))
         for i in range(0, len(origin), size):
             where = slice(i, min(i + size, len(origin)))
             d = room if where.stop - i == room.shape[1] else torch.empty(len(ends), where.stop - i)     # kernels want it contiguous
-            for row, end in zip(d, ends): row.copy_(end[where])
-            yield where, d.sub_(origin[where].float()) if delta else d
+            start = piece(origin, where)
+            for row, end in zip(d.numpy(), ends): kernels.subtract(piece(end, where), start, row) if delta else kernels.widen(piece(end, where), row)
+            yield where, d
 
     def map(self, f, delta=True):
         "A direction like the parameter, filled with f(slice, block) block by block; f may overwrite its block."
@@ -112,11 +121,13 @@ class Parameter:
 
     def row(self, i, size=1 << 16):
         "The task vector of expert i, block by block: (size,) float32 NumPy arrays."
-        origin, end = (t.detach().reshape(-1) for t in (self.base, self.experts[i]))
-        room = torch.empty(min(size, len(origin)))
+        origin, end = raw(self.base), raw(self.experts[i])
+        room = np.empty(min(size, len(origin)), np.float32)
         for at in range(0, len(origin), size):
-            d = room[:min(size, len(origin) - at)]
-            yield d.copy_(end[at:at + size]).sub_(origin[at:at + size].float()).numpy()
+            where = slice(at, min(at + size, len(origin)))
+            d = room[:where.stop - at]
+            kernels.subtract(piece(end, where), piece(origin, where), d)
+            yield d
 
     def magnitudes(self, i):
         "Absolute values of the task vector of expert i, (numel,) float32: a NumPy array of its own."
@@ -215,6 +226,8 @@ def random_bits(
     return x.bitwise_xor_((x >> 14).bitwise_and_((1 << 18) - 1))
 
 # %% ../nbs/lib/05_vectors.ipynb #9f92f78f
+def least_bits(p): return min(max(round(p * 2**32), 0), 2**32 - 1) - 2**31     # of what survives, as a signed integer
+
 def keep_mask(
     p: float,          # probability of being dropped, in [0, 1)
     key: list,
@@ -222,10 +235,10 @@ def keep_mask(
     device="cpu",
 ) -> Tensor:           # bool
     "Entries that survive."
-    limit = min(max(round(p * 2**32), 0), 2**32 - 1) - 2**31
+    limit = least_bits(p)
     if torch.device(device).type != "cpu" or where.stop > 1 << 32: return random_bits(key, where, device) >= limit
     out = torch.empty(where.stop - where.start, dtype=torch.bool)
-    survive(*key, where.start, limit, out.numpy())
+    kernels.survive(*key, where.start, limit, out.numpy())
     return out
 
 # %% ../nbs/lib/05_vectors.ipynb #a9aba6df
