@@ -16,6 +16,7 @@ import typer
 
 from . import __version__, run as runner
 from .core import UserError, read_json, root
+from .launch import accumulation, command as launch_command, job_of, launch
 from .settings import load, profiles
 
 # %% ../nbs/lib/15_cli.ipynb #e22cb825
@@ -270,14 +271,13 @@ def finetune(
     "Fine-tune one expert: prints the accelerate launch that fits the profile's devices, and runs it."
     study = load(profile)
     seed = study.p.seed if seed is None else seed
-    from mmtmerge import jobs     # torch: not before it is needed
-    from mmtmerge.launch import accumulation, launch
-    job, how = jobs.job_of(study, direction, seed), launch(profile)
+    job, how = job_of(study, direction, seed), launch(profile)
     each = accumulation(study.p, how)
     if llama_factory:
         if llama_factory.exists(): raise UserError(f"{llama_factory} exists already: name another folder, or remove it")
+        from mmtmerge import jobs     # torch: not before it is needed
         return typer.echo(jobs.llama_factory(study, direction, seed, llama_factory, template))
-    words = jobs.command(job, how, node, address)
+    words = launch_command(job, how, node, address)
     typer.echo(f"{how.processes} x {how.hardware}, sharding {how.sharding}: {how.micro_batch} sequences a device x {each} = {study.p.batch_size * study.p.gradient_accumulation} a step")
     typer.echo(shlex.join(words) if how.processes > 1 else "one device: trained in the notebook's own process")
     if dry_run: return

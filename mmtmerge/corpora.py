@@ -46,7 +46,10 @@ def load_split(
     try:
         if not folder.is_dir(): return datasets.load_dataset(repo, config, split=split, revision=revision, streaming=streaming)
         named = (folder / "README.md").exists()      # a copy of the hub's repository carries its configurations there
-        return datasets.load_dataset(str(folder), **(dict(name=config) if named else dict(data_dir=config)), split=split, streaming=streaming)
+        if named: return datasets.load_dataset(str(folder), config, split=split, streaming=streaming)
+        files = sorted(str(p) for p in (folder / config).glob("*.parquet") if p.name.replace("-", ".").split(".")[0] == split)
+        if not files: raise FileNotFoundError(f"there is no {folder / config}/{split}-*.parquet")
+        return datasets.load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
     except DatasetNotFoundError as e:
         if "gated" in str(e).lower(): raise UserError(f"{where} is gated: accept its terms at https://huggingface.co/datasets/{repo} and log in with `hf auth login`, or write the folder of a copy instead") from None
         raise UserError(f"{where} is neither a data set of the hub nor a folder here ({str(e)[:200]}): correct the name, or write the folder of a copy") from None
@@ -71,9 +74,11 @@ class HubCorpus:
         codes = {s.split()[1]: dict(ini[s], code=s.split()[1]) for s in ini.sections() if s.startswith("language ")}
         spec = section("corpus", name)
         for split in SPLITS: section("testset", spec[split])
+        for language in (study["pivot"], *spec["languages"].split()):
+            if language not in codes: raise UserError(f"settings.ini, [corpus {name}]: language {language!r} has no section [language {language}]")
         return cls(name, study["pivot"], codes, spec, workers)
 
-    def languages(self): return [l for l in self.codes if l != self.pivot]
+    def languages(self): return self.spec["languages"].split()
 
     def sides(self, direction):
         "The languages of a direction, checked: source, target, the one that is not the pivot."

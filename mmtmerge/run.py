@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .core import UserError, nearest, read_json, root, sha256, sweep_partials, write_json
+from .launch import claimed, gpus
 from .settings import EMBEDDINGS_RULES, load, settings_hash, split_system
 
 # %% ../nbs/lib/12_run.ipynb #143b4864
@@ -374,11 +375,11 @@ def _kernel(
         async def start_kernel(self, **kwargs): return await super().start_kernel(pass_fds=(held,), **kwargs)
     return Kernel
 
-def _environment(study, notebook, asked):
+def _environment(study, notebook, asked, devices):
     threads = {f"{lib}_NUM_THREADS": str(study.p.threads) for lib in ("OMP", "MKL", "OPENBLAS")}
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
     memory = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36), MALLOC_TOP_PAD_=str(1 << 28))  # glibc: keep freed memory; returning it costs a tenth of a training step
-    return threads | memory | dict(MMTMERGE_ROOT=str(root()), MMTMERGE_NOTEBOOK=str(notebook), MMTMERGE_ASKED=json.dumps(asked), PYTHONPATH=path,
+    return threads | memory | devices | dict(MMTMERGE_ROOT=str(root()), MMTMERGE_NOTEBOOK=str(notebook), MMTMERGE_ASKED=json.dumps(asked), PYTHONPATH=path,
                           TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
 # %% ../nbs/lib/12_run.ipynb #f13df56d
@@ -414,7 +415,7 @@ def follow_parent(
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/lib/12_run.ipynb #57bb51e8
-def _execute(notebook, folder, asked, study, held, attempts=3):
+def _execute(notebook, folder, asked, study, held, devices, attempts=3):
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema's check of IRIs, which nobody here needs, takes seconds to import
     import papermill, zmq
     from nbclient.exceptions import DeadKernelError
@@ -422,7 +423,7 @@ def _execute(notebook, folder, asked, study, held, attempts=3):
     for attempt in range(1, attempts + 1):
         try:
             return papermill.execute_notebook(notebook, out, asked, kernel_name="python3", language="python", progress_bar=False, cwd=root(), start_timeout=300, shutdown_kernel="immediate",
-                                              kernel_manager_class=_kernel(_environment(study, notebook, asked), held))
+                                              kernel_manager_class=_kernel(_environment(study, notebook, asked, devices), held))
         except papermill.PapermillExecutionError as e:
             if e.ename == "UserError": raise UserError(f"{e.evalue} (the executed notebook: {out})") from None
             raise RunFailed(f"{notebook.name} failed: {e.ename}: {e.evalue}\n  the executed notebook: {out}") from None
@@ -478,7 +479,7 @@ def run_notebook(
         if report: report.unlink(missing_ok=True)
         sweep_partials(result.parent)
         _same_work(study, run)
-        _execute(path, result.parent, asked, study, held)
+        with claimed(gpus(study.profile, run.stage)) as devices: _execute(path, result.parent, asked, study, held, devices)
         if not result.exists(): raise RunFailed(f"{path.name} ended without calling run.finish: there is no {result}")
         if (was := read_json(result)["used"]) != asked:
             result.unlink()

@@ -41,6 +41,7 @@ def copies(at: Path, card=True):
 def settings(at: Path, project: Path, more="", devtest="flores_plus"):
     ini = (project / "settings.ini").read_text()
     for repo, folder in (("ai4bharat/samanantar", "samanantar"), ("openlanguagedata/flores_plus", "flores_plus"), ("ai4bharat/IN22-Gen", "in22")): ini = ini.replace(f"= {repo}", f"= {at / folder}")
+    ini = ini.replace("languages = hi bn ta te\ntrain", "languages = hi ta\ntrain")
     (project / "settings.ini").write_text(ini.replace("devtest = flores_plus\n", f"devtest = {devtest}\n").replace("drop_overlap = 0", more or "drop_overlap = 0"))
 
 
