@@ -81,8 +81,9 @@ def place(
     lam: float,
     size: int = 1 << 16,
 ):
-    "Set a parameter to base + lam * m, in float32 whatever the types are."
+    "Set a parameter to base + lam * m, in float32 whatever the types are; it may live on another device."
     if m is None or base.numel() == 0: return out.copy_(base)
+    if out.device != base.device: return out.copy_(place(torch.empty_like(base, dtype=out.dtype), base, m, lam, size))
     o, b, m = out.view(-1), base.reshape(-1), m.reshape(-1)
     for i in range(0, len(o), size): torch.add(b[i:i + size].float(), m[i:i + size], alpha=lam, out=o[i:i + size]) if out.dtype == torch.float32 else o[i:i + size].copy_(torch.add(b[i:i + size].float(), m[i:i + size], alpha=lam))
     return out

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTES', 'OVERHEAD', 'LONGEST', 'Shape', 'shape_of', 'forward_flops', 'sentence_tokens', 'training_tokens',
-           'training_memory', 'Cost', 'cost', 'readable', 'assumptions', 'planned', 'totals', 'check_fits',
+           'training_memory', 'Cost', 'cost', 'readable', 'assumptions', 'planned', 'totals', 'check_fits', 'needs',
            'against_measured']
 
 # %% ../nbs/lib/16_planning.ipynb #0a912ed2
@@ -16,7 +16,7 @@ import pandas as pd
 
 from .core import UserError
 from .run import plan
-from .launch import accumulation, hardware, launch
+from .launch import accumulation, gpus, hardware, launch
 from .settings import Study, _ini, base_spec, nested
 
 # %% ../nbs/lib/16_planning.ipynb #de81c2bc
@@ -235,6 +235,17 @@ def check_fits(
     need = table.disk_gb.sum() + table.passing_gb.max()
     if free_gb is not None and need > free_gb:
         raise UserError(f"the study needs {need:.0f} GB of disk ({table.disk_gb.sum():.0f} that stay), {study.out} has {free_gb:.0f} GB free: free some, or rebuild stage by stage and remove checkpoints between them")
+
+# %% ../nbs/lib/16_planning.ipynb #bbd061c6
+def needs(
+    study: Study,
+    run,            # of mmtmerge.run.plan
+) -> dict:          # gpu, nodes, mem_mb (of a machine), runtime (minutes)
+    "What a scheduler must set aside for a run."
+    how, c = launch(study.profile), cost(study, run)
+    weights = shape_of(study.p.base).parameters * BYTES[study.p.dtype] / 1e9
+    held = {"finetune": 2 * how.devices, "merge": 10, "deltas": 8}.get(run.stage, 3) * weights if hardware(how.hardware).get("gpu") else c.memory_gb
+    return dict(gpu=gpus(study.profile, run.stage), nodes=how.nodes if run.stage == "finetune" else 1, mem_mb=int(1500 * (held + 1)), runtime=10 + int(2 * c.seconds / 60))
 
 # %% ../nbs/lib/16_planning.ipynb #c451e2e1
 def against_measured(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REPORTS', 'GROWTH', 'NUMBERS', 'CONFOUNDS', 'TARGETS', 'PACKAGES', 'RunFailed', 'notebooks', 'find_notebook',
            'stage_of', 'parameters', 'coerce', 'snapshots', 'validate', 'asked_for', 'Run', 'key_of', 'own_group',
-           'plan', 'code_hash', 'data_hash', 'provenance', 'used', 'files_of', 'finish', 'stale', 'state', 'locked',
-           'follow_parent', 'publish', 'run_notebook']
+           'plan', 'code_hash', 'data_hash', 'hashes', 'provenance', 'used', 'files_of', 'finish', 'stale', 'state',
+           'locked', 'follow_parent', 'publish', 'run_notebook']
 
 # %% ../nbs/lib/12_run.ipynb #e6399e95
 import ast, contextlib, fcntl, functools, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, sys, threading, time
@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .core import UserError, nearest, read_json, root, sha256, sweep_partials, write_json
+from .launch import claimed, gpus
 from .settings import EMBEDDINGS_RULES, load, settings_hash, split_system
 
 # %% ../nbs/lib/12_run.ipynb #143b4864
@@ -251,9 +252,16 @@ def data_hash(
     stage: str,
 ) -> str:   # hexadecimal
     "SHA-256 over the corpus and the other data files a stage reads: the miniature model for the base, published figures for reports."
-    from mmtmerge.data import Corpus
+    from mmtmerge.corpora import open_corpus
     folder = Path(__file__).parent / "data" / {"base": "miniature", "report": "paper"}.get(stage, "none")
-    return hashlib.sha256((Corpus.open(study.p.corpus).hash() + sha256(*sorted(p for p in folder.rglob("*") if p.is_file()))).encode()).hexdigest()
+    return hashlib.sha256((open_corpus(study.p.corpus).hash() + sha256(*sorted(p for p in folder.rglob("*") if p.is_file()))).encode()).hexdigest()
+
+def hashes(
+    study,
+    run: Run,
+) -> dict:   # code, data, settings
+    "Digests that a good result of a run carries here."
+    return _hashes(study.profile, run.stage, notebooks()[run.notebook])
 
 @functools.cache
 def _hashes(profile, stage, notebook):
@@ -335,7 +343,7 @@ def stale(
     except UserError: return "its result is not whole"
     notebook = notebooks()[run.notebook]
     if any(old.get("used", {}).get(k) != v for k, v in [*run.params, ("profile", study.profile)]): return "made with other parameters"
-    for what, digest in _hashes(study.profile, run.stage, notebook).items():
+    for what, digest in hashes(study, run).items():
         if old.get(what) != digest: return f"{what} changed"
     published = [f"report/{run.key}.ipynb"] if run.stage == "report" else []
     if not all((study.out / f).exists() for f in [*old["files"], *published]): return "its files are not here"
@@ -367,12 +375,12 @@ def _kernel(
         async def start_kernel(self, **kwargs): return await super().start_kernel(pass_fds=(held,), **kwargs)
     return Kernel
 
-def _environment(study, notebook, asked):
+def _environment(study, notebook, asked, devices):
     threads = {f"{lib}_NUM_THREADS": str(study.p.threads) for lib in ("OMP", "MKL", "OPENBLAS")}
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
     memory = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36), MALLOC_TOP_PAD_=str(1 << 28))  # glibc: keep freed memory; returning it costs a tenth of a training step
-    return threads | memory | dict(MMTMERGE_ROOT=str(root()), MMTMERGE_NOTEBOOK=str(notebook), MMTMERGE_ASKED=json.dumps(asked), PYTHONPATH=path,
-                          TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    return threads | memory | devices | dict(MMTMERGE_ROOT=str(root()), MMTMERGE_NOTEBOOK=str(notebook), MMTMERGE_ASKED=json.dumps(asked), PYTHONPATH=path,
+                          TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
 # %% ../nbs/lib/12_run.ipynb #f13df56d
 @contextlib.contextmanager
@@ -407,7 +415,7 @@ def follow_parent(
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/lib/12_run.ipynb #57bb51e8
-def _execute(notebook, folder, asked, study, held, attempts=3):
+def _execute(notebook, folder, asked, study, held, devices, attempts=3):
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema's check of IRIs, which nobody here needs, takes seconds to import
     import papermill, zmq
     from nbclient.exceptions import DeadKernelError
@@ -415,7 +423,7 @@ def _execute(notebook, folder, asked, study, held, attempts=3):
     for attempt in range(1, attempts + 1):
         try:
             return papermill.execute_notebook(notebook, out, asked, kernel_name="python3", language="python", progress_bar=False, cwd=root(), start_timeout=300, shutdown_kernel="immediate",
-                                              kernel_manager_class=_kernel(_environment(study, notebook, asked), held))
+                                              kernel_manager_class=_kernel(_environment(study, notebook, asked, devices), held))
         except papermill.PapermillExecutionError as e:
             if e.ename == "UserError": raise UserError(f"{e.evalue} (the executed notebook: {out})") from None
             raise RunFailed(f"{notebook.name} failed: {e.ename}: {e.evalue}\n  the executed notebook: {out}") from None
@@ -444,7 +452,7 @@ def _same_work(study, run):
     "Leave what a killed attempt began only to an attempt that would do the same."
     folder = study.result(*run.id).parent
     inputs = next((r.inputs for r in _everything(study)[0].values() if r.id == run.id), ())
-    same = dict(_hashes(study.profile, run.stage, notebooks()[run.notebook]), asked=dict(run.params), inputs={"/".join(i): sha256(p) for i in inputs if (p := study.result(*i)).exists()})
+    same = dict(hashes(study, run), asked=dict(run.params), inputs={"/".join(i): sha256(p) for i in inputs if (p := study.result(*i)).exists()})
     try: begun = read_json(folder / "work.json")
     except UserError: begun = None
     if begun != same:
@@ -471,7 +479,7 @@ def run_notebook(
         if report: report.unlink(missing_ok=True)
         sweep_partials(result.parent)
         _same_work(study, run)
-        _execute(path, result.parent, asked, study, held)
+        with claimed(gpus(study.profile, run.stage)) as devices: _execute(path, result.parent, asked, study, held, devices)
         if not result.exists(): raise RunFailed(f"{path.name} ended without calling run.finish: there is no {result}")
         if (was := read_json(result)["used"]) != asked:
             result.unlink()

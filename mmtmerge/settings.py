@@ -49,6 +49,7 @@ class Language:
     code: str    # as in directions: hi
     name: str    # as in the prompt: Hindi
     script: str  # first word of its letters' Unicode names, title case: Devanagari
+    flores: str = ""  # its name in FLORES+: hin_Deva
 
 # %% ../nbs/lib/01_settings.ipynb #827f54e7
 @dataclass

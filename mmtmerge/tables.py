@@ -31,8 +31,16 @@ def read_result(
     "A stage's result, remembered as read."
     path = study.result(stage, key)
     result = read_json(path)
+    if stage == "translate": _same_engine(path, result["result"])
     _read.add(path)
     return result
+
+_engines = {}     # study's folder -> (first translation read, its engine and type)
+
+def _same_engine(path, result):
+    made = result.get("engine"), result.get("dtype")
+    first, other = _engines.setdefault(path.parents[2], (path, made))
+    if made != other: raise UserError(f"{path.parent.name} was translated by {made[0]} in {made[1]}, {first.parent.name} by {other[0]} in {other[1]}: a table does not mix them, run one of the two again")
 
 def inputs() -> list:  # paths of result.json
     "Every result read so far."

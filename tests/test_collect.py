@@ -1,0 +1,52 @@
+"Results of several copies of the project, brought together or refused."
+import json, shutil
+
+from conftest import BLANK, mmtmerge, write_notebook
+
+
+def blank(copy, name, seed_base=None):
+    "A copy whose runs do no work; its base is another's where one is given."
+    at = copy(name)
+    for stem, (params, *cells) in BLANK.items(): write_notebook(at / "nbs" / f"{stem}.ipynb", params, *cells)
+    if seed_base: shutil.copytree(seed_base / "outputs/smoke/runs/base", at / "outputs/smoke/runs/base")
+    else: assert mmtmerge(at, "run", "base", "-p", "profile=smoke").returncode == 0
+    return at
+
+
+def run(at, direction): assert mmtmerge(at, "run", "finetune", "-p", "profile=smoke", "-p", f"direction={direction}").returncode == 0
+
+
+def test_two_machines(copy):
+    here = blank(copy, "here")
+    there = blank(copy, "there", here)
+    run(here, "en-hi"); run(there, "en-ta")
+    said = mmtmerge(here, "collect", "--profile", "smoke", str(there))
+    assert said.returncode == 0, said.stderr
+    assert "taken: finetune/en-ta" in said.stdout and "1 results taken, 1 were here already" in said.stdout
+    assert (here / "outputs/smoke/runs/finetune/en-ta/checkpoint").is_dir()
+    plan = mmtmerge(here, "rebuild", "--profile", "smoke", "--dry-run").stdout
+    assert "finetune     2 to do,   2 reused" in plan
+    again = mmtmerge(here, "collect", "--profile", "smoke", str(there / "outputs"))
+    assert again.returncode == 0 and "0 results taken, 2 were here already" in again.stdout
+
+
+def test_what_does_not_fit_is_refused(copy, tmp_path):
+    here = blank(copy, "here")
+    other = blank(copy, "other")     # its own base
+    run(other, "en-ta")
+    said = mmtmerge(here, "collect", "--profile", "smoke", str(other))
+    assert said.returncode == 2 and "base/base was made twice" in said.stderr
+    shutil.rmtree(other / "outputs/smoke/runs/base")
+    said = mmtmerge(here, "collect", "--profile", "smoke", str(other))
+    assert said.returncode == 2 and "rests on another base/base" in said.stderr
+    file = other / "outputs/smoke/runs/finetune/en-ta/result.json"
+    for what in ("code", "data", "settings"):
+        text = json.loads(file.read_text())
+        kept, text[what] = text[what], "0" * 64
+        file.write_text(json.dumps(text))
+        said = mmtmerge(here, "collect", "--profile", "smoke", str(other))
+        assert said.returncode == 2 and f"made with other {what} (000000000000" in said.stderr
+        file.write_text(json.dumps(text | {what: kept}))
+    assert not (here / "outputs/smoke/runs/finetune").exists()
+    said = mmtmerge(here, "collect", "--profile", "smoke", str(tmp_path))
+    assert said.returncode == 2 and "holds no results of profile smoke" in said.stderr

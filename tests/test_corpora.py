@@ -1,0 +1,131 @@
+"Samanantar, FLORES+ and IN22-Gen from local copies with the layout and columns of the hub's."
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from conftest import environment, mmtmerge
+from mmtmerge import corpora
+from mmtmerge.core import UserError
+from mmtmerge.data import Corpus
+
+CODES = dict(en="eng_Latn", hi="hin_Deva", ta="tam_Taml")
+
+
+def copies(at: Path, card=True):
+    "Copies made of the embedded corpus: 300 training pairs a language, 40 + 50 test lines; one line of Tamil is missing, and Hindi is in another order."
+    embedded = Corpus.open("embedded")
+    for lang in ("hi", "ta"):
+        pairs = embedded.train(f"en-{lang}", 300)
+        (at / "samanantar" / lang).mkdir(parents=True)
+        pd.DataFrame(dict(idx=range(300), src=pairs.source, tgt=pairs.target)).to_parquet(at / "samanantar" / lang / "train-00000-of-00001.parquet")
+    lines = {split: embedded.test(split, "en-hi", n).merge(embedded.test(split, "en-ta", n)[["id", "target"]], on="id", suffixes=("", "_ta")) for split, n in (("dev", 40), ("devtest", 50))}
+    for lang, column in (("en", "source"), ("hi", "target"), ("ta", "target_ta")):
+        folder = at / "flores_plus" / CODES[lang]
+        folder.mkdir(parents=True)
+        for split, rows in lines.items():
+            side = pd.DataFrame(dict(id=range(len(rows)), iso_639_3=lang, text=rows[column]))
+            side = side.drop(7) if lang == "ta" else side.sample(frac=1, random_state=0) if lang == "hi" else side
+            side.to_parquet(folder / f"{split}-00000-of-00001.parquet", index=False)
+        gen = at / "in22" / CODES[lang]
+        gen.mkdir(parents=True)
+        pd.DataFrame(dict(id=range(1, 11), sentence=lines["dev"][column][:10])).to_parquet(gen / "gen-00000-of-00001.parquet", index=False)
+    if card:     # as `hf download` leaves them
+        for name, configs, splits in (("samanantar", ("hi", "ta"), ("train",)), ("flores_plus", CODES.values(), ("dev", "devtest")), ("in22", CODES.values(), ("gen",))):
+            text = "---\nconfigs:\n" + "".join(f"- config_name: {c}\n  data_files:\n" + "".join(f"  - split: {s}\n    path: {c}/{s}-*\n" for s in splits) for c in configs) + "---\n"
+            (at / name / "README.md").write_text(text)
+    return at
+
+
+def settings(at: Path, project: Path, more="", devtest="flores_plus"):
+    ini = (project / "settings.ini").read_text()
+    for repo, folder in (("ai4bharat/samanantar", "samanantar"), ("openlanguagedata/flores_plus", "flores_plus"), ("ai4bharat/IN22-Gen", "in22")): ini = ini.replace(f"= {repo}", f"= {at / folder}")
+    ini = ini.replace("languages = hi bn ta te\ntrain", "languages = hi ta\ntrain")
+    (project / "settings.ini").write_text(ini.replace("devtest = flores_plus\n", f"devtest = {devtest}\n").replace("drop_overlap = 0", more or "drop_overlap = 0"))
+
+
+@pytest.fixture(params=[True, False], ids=["with card", "without"])
+def paper(tmp_path, copy, monkeypatch, request):
+    project = copy("corpora")
+    settings(copies(tmp_path, request.param), project)
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return corpora.open_corpus("samanantar")
+
+
+def test_training_pairs(paper):
+    embedded = Corpus.open("embedded").train("en-hi", 300)
+    pairs = paper.train("hi-en", 200, seed=1)
+    assert len(pairs) == 200 and pairs.column_names == ["target", "source"] or set(pairs.column_names) == {"source", "target"}
+    assert set(zip(pairs["target"], pairs["source"])) <= set(zip(embedded.source, embedded.target))
+    assert paper.train("hi-en", 200, seed=1)["source"][:5] == pairs["source"][:5] and paper.train("hi-en", 200, seed=2)["source"][:5] != pairs["source"][:5]
+    assert all(2 <= len(t.split()) <= 4 for t in paper.train("hi-en", min_words=2, max_words=4)["target"])
+    assert len(paper.train("en-ta", 10_000)) == 300     # what there is
+
+
+def test_lines_are_joined_by_id(paper):
+    embedded = Corpus.open("embedded").test("dev", "en-hi", 40)
+    hi, ta = paper.test("dev", "en-hi"), paper.test("dev", "ta-en")
+    assert len(hi) == 40 and len(ta) == 39
+    assert dict(zip(hi.source, hi.target)) == dict(zip(embedded.source, embedded.target))
+    assert set(ta.target) < set(hi.source)
+
+
+def test_errors_name_the_place(paper, monkeypatch):
+    with pytest.raises(UserError, match="no configuration 'xxx'"): corpora.load_split(paper.spec["train"], "xxx", "train")
+    with pytest.raises(UserError, match="no direction 'hi-ta'"): paper.train("hi-ta")
+    with pytest.raises(UserError, match="unknown split 'test'"): paper.test("test", "en-hi")
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+    def gated(*a, **k): raise DatasetNotFoundError("Dataset 'openlanguagedata/flores_plus' is a gated dataset on the Hub.")
+    monkeypatch.setattr(datasets, "load_dataset", gated)
+    with pytest.raises(UserError, match="accept its terms at https://huggingface.co/datasets/openlanguagedata/flores_plus and log in"): corpora.load_split("openlanguagedata/flores_plus", "hin_Deva", "dev")
+
+
+def test_a_second_test_set(tmp_path, copy, monkeypatch):
+    project = copy("in22")
+    settings(copies(tmp_path), project, devtest="in22_gen")
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    paper = corpora.open_corpus("samanantar")
+    assert len(paper.test("devtest", "en-hi")) == 10 and len(paper.test("dev", "en-hi")) == 40
+
+
+def test_overlap_is_found_and_dropped(tmp_path, copy, monkeypatch):
+    at, project = copies(tmp_path), copy("overlap")
+    line = max(Corpus.open("embedded").test("devtest", "en-hi", 50).source, key=lambda s: len(s.split()))
+    assert len(corpora.plain_words(line)) >= 13
+    file = at / "samanantar/hi/train-00000-of-00001.parquet"
+    rows = pd.read_parquet(file)
+    rows.loc[0, "src"] = f"and then {line.upper()} so it ends"
+    rows.to_parquet(file)
+    settings(at, project)
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    paper = corpora.open_corpus("samanantar")
+    told = corpora.overlap(paper, ["en-hi"]).iloc[0]
+    assert told.pairs == 300 and told.overlapping >= 1
+    settings(at, project, "drop_overlap = 1")
+    kept = corpora.open_corpus("samanantar").train("en-hi")
+    assert len(kept) == 300 - told.overlapping and not any(line.upper() in s for s in kept["source"])
+
+
+def test_the_hash_follows_the_files(tmp_path, paper):
+    before = paper.hash()
+    file = next(Path(paper.spec["train"]).rglob("hi/*.parquet"))
+    rows = pd.read_parquet(file)
+    rows.loc[3, "tgt"] = "x"
+    rows.to_parquet(file)
+    assert paper.hash() != before
+
+
+def test_smoke_runs_on_it(tmp_path, copy):
+    "The study's own stages read such a corpus by a change of values only."
+    project = copy("study")
+    settings(copies(tmp_path), project)
+    ini = project / "settings.ini"
+    ini.write_text(ini.read_text().replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n").replace("max_words = 8", "max_words = 0"))
+    for words in (("run", "base", "-p", "profile=smoke"), ("run", "finetune", "-p", "profile=smoke", "-p", "direction=en-hi"), ("run", "translate", "-p", "profile=smoke", "-p", "system=en-hi", "-p", "direction=en-indic")):
+        said = mmtmerge(project, *words)
+        assert said.returncode == 0, said.stderr
+    assert json.loads((project / "outputs/smoke/runs/finetune/en-hi/result.json").read_text())["result"]["pairs"] == 96
