@@ -7,7 +7,7 @@ Pairs are made of the embedded corpus, numbered so that no two are equal, and wr
 shuffled and tokenised as a fine-tuning does it. Memory is the largest sum over the process and its workers of memory that is not mapped from files (and with the
 mapped pages besides): it must not grow with the number of pairs.
 """
-import json, os, shutil, tempfile, threading, time
+import json, os, tempfile, threading, time
 from pathlib import Path
 from typing import Annotated
 

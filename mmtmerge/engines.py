@@ -6,10 +6,8 @@
 __all__ = ['ENGINES', 'WORKER', 'Engine', 'engine', 'open_engine', 'Transformers', 'CTranslate2', 'VLLM']
 
 # %% ../nbs/lib/07a_engines.ipynb #529539fe
-import hashlib, importlib.util, json, os, subprocess, sys, time
+import hashlib, json, os, subprocess, time
 from pathlib import Path
-
-import torch
 
 from .core import UserError, atomic_dir, nearest, sha256
 from .models import best_device, cache_dir, load_model, memory_mb

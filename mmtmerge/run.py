@@ -341,7 +341,6 @@ def stale(
     if not path.exists(): return "not made yet"
     try: old = read_json(path)
     except UserError: return "its result is not whole"
-    notebook = notebooks()[run.notebook]
     if any(old.get("used", {}).get(k) != v for k, v in [*run.params, ("profile", study.profile)]): return "made with other parameters"
     for what, digest in hashes(study, run).items():
         if old.get(what) != digest: return f"{what} changed"

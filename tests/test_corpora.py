@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import environment, mmtmerge
+from conftest import mmtmerge
 from mmtmerge import corpora
 from mmtmerge.core import UserError
 from mmtmerge.data import Corpus
