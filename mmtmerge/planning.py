@@ -10,7 +10,6 @@ __all__ = ['BYTES', 'OVERHEAD', 'LONGEST', 'Shape', 'shape_of', 'forward_flops',
 # %% ../nbs/lib/16_planning.ipynb #0a912ed2
 import json, math
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
