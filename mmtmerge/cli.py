@@ -7,7 +7,7 @@ __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names
            'command', 'rebuild', 'plan', 'finetune', 'overlap', 'collect', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import os, shlex, shutil, subprocess, sys, time
+import os, shlex, shutil, subprocess, sys, tempfile, time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated
@@ -206,7 +206,10 @@ def _make(study, todo, reused, cores, where):
     log = study.out / "rebuild.log"
     env = os.environ | dict(MMTMERGE_ROOT=str(root()), PYTHONPATH=os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")])))
     if where == "local": env["MMTMERGE_PARENT"] = str(os.getpid())
-    with open(log, "w", encoding="utf-8") as out:
+    with tempfile.TemporaryDirectory(prefix="mmtmerge-") as short, open(log, "w", encoding="utf-8") as out:
+        if where == "local" and sys.platform == "linux" and len(todo) > 1:     # kernels copied from one process that has everything imported
+            env["MMTMERGE_WARM"] = f"{short}/warm"
+            subprocess.Popen([sys.executable, "-m", "mmtmerge.warm", env["MMTMERGE_WARM"]], cwd=root(), env=env | runner.lasting(study), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         process = subprocess.Popen(command(study, todo, cores, where), cwd=root(), env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try: pending = _progress(process, study, todo, reused, max(1, cores // study.p.threads))
         finally:

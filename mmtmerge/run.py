@@ -6,7 +6,7 @@
 __all__ = ['REPORTS', 'GROWTH', 'NUMBERS', 'CONFOUNDS', 'TARGETS', 'PACKAGES', 'RunFailed', 'notebooks', 'find_notebook',
            'stage_of', 'parameters', 'coerce', 'snapshots', 'validate', 'asked_for', 'Run', 'key_of', 'own_group',
            'plan', 'code_hash', 'data_hash', 'hashes', 'provenance', 'used', 'files_of', 'finish', 'stale', 'state',
-           'locked', 'follow_parent', 'publish', 'run_notebook']
+           'lasting', 'locked', 'follow_parent', 'publish', 'run_notebook']
 
 # %% ../nbs/lib/12_run.ipynb #e6399e95
 import ast, contextlib, fcntl, functools, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, sys, threading, time
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .core import UserError, nearest, read_json, root, sha256, sweep_partials, write_json
 from .launch import claimed, gpus
+from .warm import copy_of
 from .settings import EMBEDDINGS_RULES, load, settings_hash, split_system
 
 # %% ../nbs/lib/12_run.ipynb #143b4864
@@ -372,13 +373,21 @@ def _kernel(
         @property
         def kernel_spec(self): return KernelSpec(argv=argv, display_name="python3", language="python", env=env)
         async def start_kernel(self, **kwargs): return await super().start_kernel(pass_fds=(held,), **kwargs)
+        async def _async_launch_kernel(self, kernel_cmd, **kwargs):
+            copy, p = copy_of(kernel_cmd[3:], kwargs["env"], kwargs.get("cwd") or root(), [held]), self.provisioner
+            if copy is None: return await super()._async_launch_kernel(kernel_cmd, **kwargs)
+            p.process, p.pid, p.pgid, p.cwd = copy, copy.pid, copy.pid, kwargs.get("cwd") or root()
+            self._reconcile_connection_info(p.connection_info)
     return Kernel
 
-def _environment(study, notebook, asked, devices):
+def lasting(
+    study,
+) -> dict:   # environment variables
+    "What the environment of every run of a profile holds."
     threads = {f"{lib}_NUM_THREADS": str(study.p.threads) for lib in ("OMP", "MKL", "OPENBLAS")}
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
     memory = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36), MALLOC_TOP_PAD_=str(1 << 28))  # glibc: keep freed memory; returning it costs a tenth of a training step
-    return threads | memory | devices | dict(MMTMERGE_ROOT=str(root()), MMTMERGE_NOTEBOOK=str(notebook), MMTMERGE_ASKED=json.dumps(asked), PYTHONPATH=path,
+    return threads | memory | dict(MMTMERGE_ROOT=str(root()), PYTHONPATH=path, MPLBACKEND="module://matplotlib_inline.backend_inline",
                           TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
 # %% ../nbs/lib/12_run.ipynb #f13df56d
@@ -422,7 +431,7 @@ def _execute(notebook, folder, asked, study, held, devices, attempts=3):
     for attempt in range(1, attempts + 1):
         try:
             return papermill.execute_notebook(notebook, out, asked, kernel_name="python3", language="python", progress_bar=False, cwd=root(), start_timeout=300, shutdown_kernel="immediate",
-                                              kernel_manager_class=_kernel(_environment(study, notebook, asked, devices), held))
+                                              kernel_manager_class=_kernel(lasting(study) | devices | dict(MMTMERGE_NOTEBOOK=str(notebook), MMTMERGE_ASKED=json.dumps(asked)), held))
         except papermill.PapermillExecutionError as e:
             if e.ename == "UserError": raise UserError(f"{e.evalue} (the executed notebook: {out})") from None
             raise RunFailed(f"{notebook.name} failed: {e.ename}: {e.evalue}\n  the executed notebook: {out}") from None
