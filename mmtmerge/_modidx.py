@@ -96,6 +96,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mmtmerge.corpora.HubCorpus.test': ('lib/corpora.html#hubcorpus.test', 'mmtmerge/corpora.py'),
                                   'mmtmerge.corpora.HubCorpus.texts': ('lib/corpora.html#hubcorpus.texts', 'mmtmerge/corpora.py'),
                                   'mmtmerge.corpora.HubCorpus.train': ('lib/corpora.html#hubcorpus.train', 'mmtmerge/corpora.py'),
+                                  'mmtmerge.corpora._state': ('lib/corpora.html#_state', 'mmtmerge/corpora.py'),
+                                  'mmtmerge.corpora._taken': ('lib/corpora.html#_taken', 'mmtmerge/corpora.py'),
                                   'mmtmerge.corpora.load_split': ('lib/corpora.html#load_split', 'mmtmerge/corpora.py'),
                                   'mmtmerge.corpora.open_corpus': ('lib/corpora.html#open_corpus', 'mmtmerge/corpora.py'),
                                   'mmtmerge.corpora.overlap': ('lib/corpora.html#overlap', 'mmtmerge/corpora.py'),

@@ -30,6 +30,10 @@ def section(
     return nested(ini.items(f"{kind} {name}"))
 
 # %% ../nbs/lib/02a_corpora.ipynb #a5d38003
+def _state(folder):
+    files = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.resolve().rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
 def load_split(
     repo: str,             # a data set of the hub, or a folder with a copy of one
     config: str,           # hi, hin_Deva
@@ -46,10 +50,11 @@ def load_split(
     try:
         if not folder.is_dir(): return datasets.load_dataset(repo, config, split=split, revision=revision, streaming=streaming)
         named = (folder / "README.md").exists()      # a copy of the hub's repository carries its configurations there
-        if named: return datasets.load_dataset(str(folder), config, split=split, streaming=streaming)
+        kept = Path(datasets.config.HF_DATASETS_CACHE) / f"copy-{_state(folder)}"      # the library itself would take other files of the same names for these
+        if named: return datasets.load_dataset(str(folder), config, split=split, streaming=streaming, cache_dir=kept)
         files = sorted(str(p) for p in (folder / config).glob("*.parquet") if p.name.replace("-", ".").split(".")[0] == split)
         if not files: raise FileNotFoundError(f"there is no {folder / config}/{split}-*.parquet")
-        return datasets.load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
+        return datasets.load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming, cache_dir=kept)
     except DatasetNotFoundError as e:
         if "gated" in str(e).lower(): raise UserError(f"{where} is gated: accept its terms at https://huggingface.co/datasets/{repo} and log in with `hf auth login`, or write the folder of a copy instead") from None
         raise UserError(f"{where} is neither a data set of the hub nor a folder here ({str(e)[:200]}): correct the name, or write the folder of a copy") from None
@@ -57,6 +62,12 @@ def load_split(
     except (OSError, ConnectionError) as e: raise UserError(f"{where} cannot be reached ({type(e).__name__}: {str(e)[:200]}): copy it to this machine with `hf download --repo-type dataset {repo}` elsewhere, and write the copy's folder") from None
 
 # %% ../nbs/lib/02a_corpora.ipynb #fe3dd5ee
+def _taken(rows, n, seed):
+    "The first n rows of a stream in a random order as far as its buffer and its files allow, on disk."
+    from datasets import Dataset
+    rows = rows.shuffle(seed=seed, buffer_size=100_000).take(n)
+    return Dataset.from_generator(lambda: iter(rows))
+
 @dataclass(frozen=True)
 class HubCorpus:
     "Training pairs and test sentences of the hub, or of copies."
@@ -91,10 +102,12 @@ class HubCorpus:
         try: return template.format(**self.codes[language])
         except KeyError as e: raise UserError(f"settings.ini, [language {language}] has no {e.args[0]}, which {template!r} needs: add it") from None
 
-    def _training(self, language):
+    def _training(self, language, n=None, seed=0):
         s = self.spec
         pivot, other = s["train_columns"].split()
-        rows = load_split(s["train"], self._filled(s["train_config"], language), s.get("train_split", "train"), s.get("train_revision"), f"[corpus {self.name}]")
+        stream = bool(s.get("streaming")) and n is not None
+        rows = load_split(s["train"], self._filled(s["train_config"], language), s.get("train_split", "train"), s.get("train_revision"), f"[corpus {self.name}]", stream)
+        if stream: rows = _taken(rows, n, seed)
         if missing := {pivot, other} - set(rows.column_names): raise UserError(f"settings.ini, [corpus {self.name}]: {s['train']} has no column {missing.pop()!r}: {nearest(pivot, rows.column_names)}")
         return rows.select_columns([pivot, other]).rename_columns({pivot: self.pivot, other: language})
 
@@ -107,7 +120,7 @@ class HubCorpus:
     ):                        # datasets.Dataset with columns source, target, on disk
         "The first `n` pairs of a direction, in the seed's order."
         source, target, lang = self.sides(direction)
-        rows = self._training(lang)
+        rows = self._training(lang, n and 4 * n, seed)     # what limits of length leave out is made up for, up to a fourth
         if min_words > 1 or max_words: rows = rows.filter(lambda texts: within(texts, min_words, max_words).tolist(), input_columns=[self.pivot], batched=True, num_proc=self._processes)
         if self.spec.get("drop_overlap"):
             seen = test_ngrams(self)

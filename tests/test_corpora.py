@@ -72,6 +72,16 @@ def test_lines_are_joined_by_id(paper):
     assert set(ta.target) < set(hi.source)
 
 
+def test_a_stream_gives_as_many_pairs_as_are_asked_for(tmp_path, copy, monkeypatch):
+    project = copy("stream")
+    settings(copies(tmp_path), project)
+    (project / "settings.ini").write_text((project / "settings.ini").read_text().replace("streaming = 0", "streaming = 1"))
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    paper, embedded = corpora.open_corpus("samanantar"), Corpus.open("embedded").train("en-hi", 300)
+    pairs = paper.train("en-hi", 50, min_words=2)
+    assert len(pairs) == 50 and set(zip(pairs["source"], pairs["target"])) <= set(zip(embedded.source, embedded.target))
+
+
 def test_errors_name_the_place(paper, monkeypatch):
     with pytest.raises(UserError, match="no configuration 'xxx'"): corpora.load_split(paper.spec["train"], "xxx", "train")
     with pytest.raises(UserError, match="no direction 'hi-ta'"): paper.train("hi-ta")
