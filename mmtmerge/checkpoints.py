@@ -246,7 +246,7 @@ def expected_parameters(
     from transformers import AutoConfig, AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config)
+        with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)   # the default type, which this sets for all threads meanwhile
     except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check the base's config.json") from None
     return {n: tuple(p.shape) for n, p in model.named_parameters()}
 

@@ -22,7 +22,7 @@ def added(
     factor: Tensor = None, # (N, 1); None: ones
 ) -> Tensor:               # (n,)
     "Weighted sum of the task vectors."
-    out = torch.empty(d.shape[1])
+    out = torch.empty(d.shape[1], dtype=torch.float32)
     kernels.add_up(d.numpy(), np.ones(len(d), np.float32) if factor is None else factor.flatten().numpy(), out.numpy())
     return out
 
@@ -93,7 +93,7 @@ def elected(
     cut: Tensor = None,   # (N, 1): what is smaller than its expert's threshold counts as 0; None: nothing is cut
 ) -> Tensor:              # (n,)
     "Sum, or weighted average, of the entries that have the elected sign."
-    one, out = np.ones(len(d), np.float32), torch.empty(d.shape[1])
+    one, out = np.ones(len(d), np.float32), torch.empty(d.shape[1], dtype=torch.float32)
     vote, factor, w = (one if x is None else x.flatten().numpy() for x in (vote, factor, weight))
     kernels.elect(d.numpy(), np.zeros_like(one) if cut is None else cut.flatten().numpy(), vote, factor, w, np.float32(majority), weight is not None, np.float32(least), out.numpy())
     return out
@@ -212,7 +212,7 @@ def dare(
     need(theta.base.numel() <= 1 << 32, f"a parameter of more than {1 << 32} elements: its random numbers would repeat")
     keys = np.array([random_key(theta.whole.seed, who, theta.name) for who in theta.whole.experts])
     def merge(where, d):
-        out = torch.empty(d.shape[1])
+        out = torch.empty(d.shape[1], dtype=torch.float32)
         kernels.sum_of_survivors(d.numpy(), keys, where.start, least_bits(p), out.numpy())
         return out.div_(1 - p)
     return theta.map(merge)
@@ -309,7 +309,7 @@ def spread(
     deltas: Tensor,  # (N, n)
 ) -> Tensor:         # (n,) float32
     "Population variance across experts, computed in float64."
-    out = torch.empty(deltas.shape[1])
+    out = torch.empty(deltas.shape[1], dtype=torch.float32)
     kernels.variance(deltas.contiguous().numpy(), out.numpy())
     return out
 

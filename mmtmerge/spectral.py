@@ -83,7 +83,7 @@ def model_stock(
     if not filter_wise or theta.base.dim() < 2 or not theta.base.numel():
         t = float(_stock(theta.gram()))
         return theta.map(lambda where, d: d.mean(0) * t)
-    width, out = theta.shape[-1], torch.empty(theta.shape).flatten(0, -2)
+    width, out = theta.shape[-1], torch.empty(theta.shape, dtype=torch.float32).flatten(0, -2)
     for where, d in theta.blocks(size=width * max(1, (1 << 18) // width)):
         rows = d.unflatten(1, (-1, width)).transpose(0, 1)                  # (rows, N, width)
         out[where.start // width:where.stop // width] = rows.mean(1) * _stock(rows.double() @ rows.double().mT)[:, None].float()

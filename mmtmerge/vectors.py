@@ -105,17 +105,17 @@ class Parameter:
     def blocks(self, delta=True, size=BLOCK):
         "Slices of the flattened parameter, each with (N, size) task vectors (or, with delta=False, weights) in float32."
         origin, *ends = (raw(t) for t in (self.base, *self.experts))
-        room = torch.empty(len(ends), min(size, len(origin)))
+        room = torch.empty(len(ends), min(size, len(origin)), dtype=torch.float32)
         for i in range(0, len(origin), size):
             where = slice(i, min(i + size, len(origin)))
-            d = room if where.stop - i == room.shape[1] else torch.empty(len(ends), where.stop - i)     # kernels want it contiguous
+            d = room if where.stop - i == room.shape[1] else torch.empty(len(ends), where.stop - i, dtype=torch.float32)     # kernels want it contiguous
             start = piece(origin, where)
             for row, end in zip(d.numpy(), ends): kernels.subtract(piece(end, where), start, row) if delta else kernels.widen(piece(end, where), row)
             yield where, d
 
     def map(self, f, delta=True):
         "A direction like the parameter, filled with f(slice, block) block by block; f may overwrite its block."
-        m = torch.empty(self.base.numel())
+        m = torch.empty(self.base.numel(), dtype=torch.float32)
         for where, d in self.blocks(delta): m[where] = f(where, d)
         return m.view(self.shape)
 

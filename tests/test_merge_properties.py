@@ -99,7 +99,7 @@ def test_threads_do_not_matter(which, seed, m, n):
 
 @every()
 def test_types_and_layout_do_not_matter(which, seed, m, n):
-    "bf16 weights merge as their float32 copies do, until the result is cast; strides do not count."
+    "bf16 weights merge as their float32 copies do, until the result is cast; strides and the default type do not count."
     base, experts, informed = models(which, seed, m, n)
     def cast(f): return {k: f(t) for k, t in base.items()}, {who: {k: f(t) for k, t in e.items()} for who, e in experts.items()}
     def strided(t): return t.bfloat16().float().flip(0).t().contiguous().t().flip(0) if t.dim() == 2 else t.bfloat16().float().repeat_interleave(2)[::2]
@@ -107,6 +107,9 @@ def test_types_and_layout_do_not_matter(which, seed, m, n):
     same(merge(which, *cast(lambda t: t.bfloat16()), informed, dtype=torch.float32), want)
     same(merge(which, *cast(lambda t: t.bfloat16()), informed), {k: t.bfloat16() for k, t in want.items()})
     same(merge(which, *cast(strided), informed), want)
+    torch.set_default_dtype(torch.bfloat16)     # as Transformers does for all threads while it builds a model
+    try: same(merge(which, *cast(lambda t: t.bfloat16()), informed, dtype=torch.float32), want)
+    finally: torch.set_default_dtype(torch.float32)
 
 @pytest.mark.parametrize("which", REGISTERED, ids="-".join)
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 3, 4), (1, 1)], ids=str)
