@@ -12,6 +12,7 @@ import contextlib, errno, fcntl, json, math, mmap, os, re, shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,9 +22,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from . import __version__
-from .core import UserError, atomic_dir, nearest
+from .core import UserError, atomic_dir, cache_dir, nearest, read_json, sha256, write_json
 from .merge import Recipe, directions, place
-from .vectors import check_shapes, need
+from .vectors import check_shapes, finite, need
 
 # %% ../nbs/lib/05e_checkpoints.ipynb #98f10511
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
@@ -157,8 +158,8 @@ def _save(tensors, file):
 os.umask(_UMASK := os.umask(0))
 
 def _finished(name, t, who):
-    if not torch.isfinite(t.sum(dtype=torch.float32)) and not torch.isfinite(t).all():
-        bad = [c.at[name][0] for c in who if not torch.isfinite(c[name]).all()]
+    if not finite(t):
+        bad = [c.at[name][0] for c in who if not finite(c[name])]
         raise UserError(f"tensor {name!r} of {bad[0]} holds NaN or Inf: its training diverged, or the file is damaged" if bad
                         else f"tensor {name!r} does not fit into {t.dtype}: ask for another dtype, bfloat16 or float32, or a smaller lam")
     return t
@@ -242,13 +243,18 @@ def copy_besides(base: Checkpoint, folder: Path, dtype=None):
 def expected_parameters(
     folder: Path,
 ) -> dict:           # name -> shape
-    "What Transformers will look for in a checkpoint with this config.json."
+    "What Transformers will look for in a checkpoint with this config.json; asked once and kept, for to import it takes seconds."
+    file = Path(folder) / "config.json"
+    kept = cache_dir() / "parameters" / f"{sha256(file)[:32]}-{version('transformers')}.json"
+    with contextlib.suppress(OSError, UserError): return {n: tuple(shape) for n, shape in read_json(kept)}
     from transformers import AutoConfig, AutoModelForCausalLM
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)   # the default type, which this sets for all threads meanwhile
     except Exception as e: raise UserError(f"{folder}: Transformers cannot build this model ({e}): check the base's config.json") from None
-    return {n: tuple(p.shape) for n, p in model.named_parameters()}
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    with contextlib.suppress(OSError): write_json(kept, list(shapes.items()))
+    return shapes
 
 def check_written(
     folder: Path,

@@ -9,8 +9,8 @@ __all__ = ['ENGINES', 'WORKER', 'Engine', 'engine', 'open_engine', 'Transformers
 import hashlib, json, os, subprocess, time
 from pathlib import Path
 
-from .core import UserError, atomic_dir, nearest, sha256
-from .models import best_device, cache_dir, load_model, memory_mb
+from .core import UserError, atomic_dir, cache_dir, nearest, sha256
+from .models import best_device, load_model, memory_mb
 from .translate import Translations, ask, generate, read
 
 # %% ../nbs/lib/07a_engines.ipynb #c13912db

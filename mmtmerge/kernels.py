@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['kernel', 'TILE', 'LOW', 'LANES', 'single', 'survives', 'survive', 'sum_of_survivors', 'count_upper', 'count_lower',
-           'at_rank', 'lower_ranks', 'choose', 'subtract', 'widen', 'add_up', 'mask', 'elect', 'variance', 'votes',
-           'digest']
+           'at_rank', 'lower_ranks', 'choose', 'subtract', 'widen', 'add_up', 'mask', 'norms', 'elect', 'variance',
+           'votes', 'fit', 'place', 'finite', 'digest']
 
 # %% ../nbs/lib/05_kernels.ipynb #edc1972b
 import numpy as np
@@ -82,10 +82,14 @@ def count_lower(
     counts,   # (rows, 32768) int64, added to
 ):
     "Histograms of the lower bits, of the bins that are asked for."
-    for j in range(len(x)):
-        b = np.int64(x[j] & np.uint32(0x7fffffff))
-        i = (b >> LOW) - first
-        if 0 <= i < len(row) and row[i] >= 0: counts[row[i], b & (1 << LOW) - 1] += 1
+    for at in range(0, len(x), 64):
+        part, near = x[at:at + 64], np.uint32(0)      # most pieces have nothing to count, which vector instructions see
+        for j in range(len(part)): near |= np.uint32(np.uint32(((part[j] & np.uint32(0x7fffffff)) >> np.uint32(LOW)) - np.uint32(first)) < np.uint32(len(row)))
+        if near:
+            for j in range(len(part)):
+                b = np.int64(part[j] & np.uint32(0x7fffffff))
+                i = (b >> LOW) - first
+                if 0 <= i < len(row) and row[i] >= 0: counts[row[i], b & (1 << LOW) - 1] += 1
 
 def at_rank(
     blocks,      # callable: () -> iterable of (n,) float32 arrays
@@ -129,13 +133,16 @@ def choose(
     for j in range(len(x)):
         a = abs(x[j])
         out[j] = a > cut
-        equal += np.int64(a == cut)
-    if equal:
+        equal += np.int32(a == cut)
+    if first <= seen and seen + equal <= last:
+        for j in range(len(x)): out[j] = abs(x[j]) >= cut
+    elif seen < last and seen + equal > first:
+        number = seen
         for j in range(len(x)):
             if abs(x[j]) == cut:
-                seen += 1
-                out[j] = first < seen and seen <= last
-    return seen
+                number += 1
+                out[j] = first < number and number <= last
+    return seen + equal
 
 # %% ../nbs/lib/05_kernels.ipynb #0cfe789c
 @kernel
@@ -178,6 +185,22 @@ def mask(
     for i in range(len(d)):
         row, of = d[i], keep[i if len(keep) > 1 else 0]
         for j in range(len(row)): row[j] = row[j] if of[j] else np.float32(0)
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})    # sums in any order, in float64
+def norms(
+    d,       # (N, n)
+    keep,    # (N, n) bool
+    sums,    # (2, N) float64: of magnitudes, and of those that are kept; added to
+):
+    "L1 norms before and after masking."
+    for i in range(len(d)):
+        row, of, whole, kept = d[i], keep[i], 0., 0.
+        for j in range(len(row)):
+            a = np.float64(abs(row[j]))
+            whole += a
+            kept += a if of[j] else 0.
+        sums[0, i] += whole
+        sums[1, i] += kept
 
 @kernel
 def elect(
@@ -255,6 +278,38 @@ def votes(
             balance = 0
             for j in range(TILE): balance += np.int64(s[j] > 0) - np.int64(s[j] < 0)
             signs[k] += balance
+
+# %% ../nbs/lib/05_kernels.ipynb #c1f0a3d8
+def fit(x, like):
+    "A float32 as what an array of float32, or of bits of bfloat16, holds."
+
+@overload(fit)
+def _fit(x, like):
+    if like.dtype == types.float32: return lambda x, like: x
+    if like.dtype == types.uint16:
+        def even(x, like):
+            b = np.float32(x).view(np.uint32)
+            return np.uint16(0x7fc0) if x != x else np.uint16(np.uint32(b + np.uint32(0x7fff) + np.uint32((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+        return even
+
+@kernel
+def place(
+    origin,    # (n,) float32, or uint16: the bits of bfloat16
+    m,         # (n,) float32
+    lam,       # float32
+    out,       # (n,) one of the two types, filled
+):
+    "origin + lam * m."
+    for j in range(len(out)): out[j] = fit(np.float32(single(origin[j]) + lam * m[j]), out)
+
+@kernel
+def finite(
+    x,     # (n,) one of the two types
+):
+    "Whether nothing is NaN or infinite."
+    bad = np.uint32(0)
+    for j in range(len(x)): bad |= np.uint32((np.float32(single(x[j])).view(np.uint32) & np.uint32(0x7f800000)) == np.uint32(0x7f800000))
+    return bad == 0
 
 # %% ../nbs/lib/05_kernels.ipynb #59b3875f
 LANES = 256

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .core import UserError
-from .kernels import LANES, digest
-from .vectors import TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named
+from . import kernels
+from .vectors import TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named, raw
 from . import informed, methods, spectral   # they register their methods
 
 # %% ../nbs/lib/05d_merge.ipynb #99428576
@@ -85,6 +85,10 @@ def place(
     if m is None or base.numel() == 0: return out.copy_(base)
     if out.device != base.device: return out.copy_(place(torch.empty_like(base, dtype=out.dtype), base, m, lam, size))
     o, b, m = out.view(-1), base.reshape(-1), m.reshape(-1)
+    known = (torch.float32, torch.bfloat16)
+    if base.device.type == m.device.type == "cpu" and m.dtype == torch.float32 and o.dtype in known and b.dtype in known:
+        kernels.place(raw(b), raw(m), np.float32(lam), raw(o))
+        return out
     for i in range(0, len(o), size): torch.add(b[i:i + size].float(), m[i:i + size], alpha=lam, out=o[i:i + size]) if out.dtype == torch.float32 else o[i:i + size].copy_(torch.add(b[i:i + size].float(), m[i:i + size], alpha=lam))
     return out
 
@@ -134,8 +138,8 @@ def fingerprint(
     "Short name of a direction."
     h, moves = hashlib.blake2b(digest_size=16), False
     for name in sorted(m):
-        lanes = np.zeros(LANES, np.uint32)
-        moves = digest(m[name].detach().reshape(-1).numpy(), lanes) or moves
+        lanes = np.zeros(kernels.LANES, np.uint32)
+        moves = kernels.digest(m[name].detach().reshape(-1).numpy(), lanes) or moves
         h.update(name.encode() + lanes.tobytes())
     return h.hexdigest() if moves else "zero"
 

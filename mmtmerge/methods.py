@@ -113,10 +113,7 @@ def generalized(
     factor = w
     if rescale and keep:
         norms = torch.zeros(2, n, 1, dtype=torch.float64)
-        for where, d in theta.blocks():
-            kept = keep(where, d)
-            norms[0] += d.abs_().sum(1, True)
-            norms[1] += masked(d, kept).sum(1, True)
+        for where, d in theta.blocks(): kernels.norms(d.numpy(), keep(where, d).numpy(), norms[..., 0].numpy())
         factor = w * torch.where((norms < 1e-7).any(0), 1., norms[0] / norms[1]).float()
     whole = float(w.sum())
     def merge(where, d):

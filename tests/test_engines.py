@@ -3,10 +3,9 @@ import json
 
 import pytest
 
-from mmtmerge.core import UserError, root
+from mmtmerge.core import UserError, cache_dir, root
 from mmtmerge.data import Corpus
 from mmtmerge.engines import open_engine
-from mmtmerge.models import cache_dir
 from mmtmerge.settings import load
 
 pytest.importorskip("ctranslate2")
