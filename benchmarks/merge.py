@@ -12,8 +12,10 @@ What is assumed:
   keeps what one wrote from disturbing the next.
 - Seconds are the best of --repeat whole processes, memory is the largest seen: resident pages of the process tree, every 20 ms, with
   those of mapped files (both tools map files) and without (RssAnon). Linux only.
-- Start-up is a process that imports and merges nothing: mergekit's --help, and our modules with Transformers, which ours loads beside
-  its work for the last check (our --help would not even load torch). "Smallest" is a whole merge of a model of 75 k parameters: all that does not depend on size.
+- Start-up is a process that imports and merges nothing: mergekit's --help, and our modules (our --help would not even load torch).
+  "Smallest" is a whole merge of a model of 75 k parameters: all that does not depend on size.
+- What Transformers expects of a config.json ours asks once and keeps in its cache, which begins empty here: "first" is a merge that
+  must ask, the others find the answer.
 - The floor reads every input and writes as many bytes as one output has, with one buffer in one thread.
 - The grid is the paper's (60 points of a group): ours makes them resident one after another in one process, from 16 directions;
   mergekit's time is EXTRAPOLATED from its one run of each method, start-up counted 60 times, as its user pays it.
@@ -49,7 +51,7 @@ def command(tool, config=None, out=None):
     "How a merge is started; without a configuration, the same start with nothing to do."
     if tool == "mergekit": return [sys.executable, "-m", "mergekit.scripts.run_yaml", *([config, out] if config else ["--help"])]
     if config: return [sys.executable, "-m", "mmtmerge.cli", "merge", "--config", config, "--out", out]
-    return [sys.executable, "-c", "import mmtmerge.cli, mmtmerge.recipes, mmtmerge.checkpoints; from transformers import AutoConfig, AutoModelForCausalLM"]
+    return [sys.executable, "-c", "import mmtmerge.cli, mmtmerge.recipes, mmtmerge.checkpoints"]
 
 # Inputs
 def architecture(size, layers=None):
@@ -148,12 +150,14 @@ class Bench:
 
     def out(self, tool): return self.work / f"out-{tool}"
 
-    def merge(self, method, base, experts, tools=None, untimed=0):
-        "Merge with every tool."
+    def merge(self, method, base, experts, tools=None, untimed=0, fresh=False):
+        "Merge with every tool; fresh: our cache begins empty each time."
         config = self.work / f"{method}.yml"
         config.write_text(json.dumps({"merge_method": method, "base_model": str(base), "models": [{"model": str(e)} for e in experts], "parameters": METHODS[method],
                                       "dtype": self.dtype, "out_dtype": "bfloat16"}))
-        def argv(tool): shutil.rmtree(self.out(tool), ignore_errors=True); return command(tool, config, self.out(tool))
+        def argv(tool):
+            for old in (self.out(tool), *([os.environ["MMTMERGE_CACHE"]] if fresh else [])): shutil.rmtree(old, ignore_errors=True)
+            return command(tool, config, self.out(tool))
         return self.each(f"{method}, {base.parent.name}, {len(experts)} experts", argv, tools, untimed)
 
     def compare(self, method, base, experts):
@@ -262,7 +266,7 @@ def report(r):
                 a.get("apart"), b.get("apart"), memory(a), memory(b), difference or None]
     for part in ("machine", "options"): print("\n" + "  ".join(f"{k} {x}" for k, x in r[part].items()))
     print(f"{r['parameters'] / 1e6:.1f} M parameters; floor {r['floor']['seconds']:.3f} s: {r['floor']['read'] / 1e9:.2f} GB read, {r['floor']['written'] / 1e9:.2f} GB written, nothing synced")
-    for what in ("start-up", "smallest"): print(f"{what}: " + ", ".join(f"{t} {x['seconds']:.2f} s" for t, x in r[what].items()))
+    for what in ("start-up", "smallest", "first"): print(f"{what}: " + ", ".join(f"{t} {x['seconds']:.2f} s" for t, x in r[what].items()))
     print("\n" + tabulate([row(what, *verdict) for what, verdict in judge(r).items()], tablefmt="github", floatfmt=".2f",
                           headers=["", "ours s", "mergekit s", "ratio", "limit", "met", "ours apart s", "mergekit apart s", "ours GB", "mergekit GB", "largest relative difference"]))
     print("\napart: without start-up; GB: peak resident memory with / without pages of files" + ("; grid: 60 points made by ours, mergekit's time is EXTRAPOLATED from its single runs" if r["grid"] else ""))
@@ -276,6 +280,8 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     short = 2 * n * ((experts + 1) * (1.7 if scaling else 1) + len(tools)) + 1e8 - there - shutil.disk_usage(work).free
     need(short <= 0, f"{work} lacks {short / 1e9:.1f} GB: free them, or name a folder on a larger disk with --out")
     b = Bench(work, tools, repeat, dtype)
+    os.environ["MMTMERGE_CACHE"] = str(work / "cache")
+    shutil.rmtree(work / "cache", ignore_errors=True)
     base, its, _ = family(work, size, experts)
     files = [f for folder in (base, *its) for f in Checkpoint(folder).files]
     floors = [floor(files, 2 * n, work / "floor") for _ in range(repeat + 1)][1:]    # the first warms the page cache
@@ -283,7 +289,8 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     read = sum(f.stat().st_size for f in files)
     r = {"machine": machine(), "options": {"size": size, "experts": experts, "repeat": repeat, "mergekit dtype": dtype}, "parameters": n,
          "floor": {"seconds": min(floors), "all": floors, "read": read, "written": 2 * n, "fits_into_memory": read < psutil.virtual_memory().available},
-         "smallest": b.merge("task_arithmetic", *family(work, "smallest", experts)[:2], untimed=1), "start-up": b.each("start-up", command), "merges": {}, "grid": None, "scaling": None}
+         "smallest": b.merge("task_arithmetic", *family(work, "smallest", experts)[:2], untimed=1), "start-up": b.each("start-up", command),
+         "first": b.merge("task_arithmetic", base, its, ["ours"], fresh=True), "merges": {}, "grid": None, "scaling": None}
     for method in methods:
         runs = r["merges"][method] = b.merge(method, base, its)
         for t, x in runs.items(): x["apart"], x["apart_from_smallest"] = (x["seconds"] - r[k][t]["seconds"] for k in ("start-up", "smallest"))
@@ -293,7 +300,7 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
         if "mergekit" in tools and set(methods) == set(GRID):
             r["grid"]["mergekit"] = {"seconds": sum(len(sets) * len(lams) * r["merges"][m]["mergekit"]["seconds"] for m, (_, sets, lams) in GRID.items()), "extrapolated": True}
     if scaling and "ties" in methods: r["scaling"] = scale(b, size, base, its, n, r["merges"]["ties"]["ours"]["seconds"])
-    for t in tools: shutil.rmtree(b.out(t))
+    for old in (work / "cache", *map(b.out, tools)): shutil.rmtree(old)
     return r
 
 # The command

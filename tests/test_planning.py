@@ -9,7 +9,7 @@ from mmtmerge import planning, settings
 def seen(): return planning.against_measured(settings.load("laptop"))
 
 
-@pytest.mark.parametrize("stage", ["base", "finetune", "merge", "translate"])
+@pytest.mark.parametrize("stage", ["base", "finetune", "merge", "translate", "probe"])
 def test_memory_is_planned_within_a_third(seen, stage):
     rows = seen[(seen.stage == stage) & (seen.what == "memory_gb")]
     assert len(rows) and rows.ratio.mean() == pytest.approx(1, abs=1 / 3), rows
