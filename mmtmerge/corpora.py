@@ -156,11 +156,11 @@ class HubCorpus:
         lines = lines[within(lines[self.pivot], min_words, max_words)].iloc[:n].reset_index(drop=True)
         return lines[["id", source, target]].set_axis(["id", "source", "target"], axis=1)
 
-    def texts(self):
+    def texts(self, min_words: int = 1, max_words: int = None):
         "Every sentence: tens of millions, one by one."
-        for split, language in itertools.product(SPLITS, [self.pivot, *self.languages()]): yield from self._side(split, language)[language]
         for language in self.languages():
-            for row in self._training(language): yield from row.values()
+            for split in SPLITS: yield from self.test(split, f"{self.pivot}-{language}", None, min_words, max_words)[["source", "target"]].to_numpy().ravel()
+            for row in self.train(f"{self.pivot}-{language}", None, 0, min_words, max_words): yield from row.values()
 
     def hash(self) -> str:
         "SHA-256 over what names the data: for the hub repositories and revisions, for copies names, sizes and ends of their files."

@@ -180,11 +180,16 @@ def paths(self: Corpus) -> list:   # files, in a fixed order
     return [find(self.folder, name) for name in SPLITS + [n for lang in self.languages() for n in self._names(f"{self.pivot}-{lang}")]]
 
 @patch
-def texts(self: Corpus):           # yields str
+def texts(
+    self: Corpus,
+    min_words: int = 1,      # length limits, on the pivot side
+    max_words: int = None,
+):                           # yields str
     "Every sentence of every file."
     for path in self.paths():
         langs = [self.pivot, *self.languages()] if path.name.split(".")[0] in SPLITS else path.name.split(".")[1].split("-")
-        yield from read_table(path, langs).to_numpy().ravel()
+        lines = read_table(path, langs)
+        yield from lines[within(lines[self.pivot], min_words, max_words)].to_numpy().ravel()
 
 @patch
 def hash(self: Corpus) -> str:     # hexadecimal
