@@ -190,14 +190,14 @@ def command(
             "--cores" if where == "local" else "--jobs", str(cores), "--config", f"profile={study.profile}", "--", *targets]
 
 def _progress(process, study, todo, reused, jobs):
-    pending, taken, done = list(todo), seconds_of(study), reused
+    pending, taken, done = {r: study.result(*r.id) for r in todo}, seconds_of(study), reused
     typer.echo(time_left(pending, taken, jobs))
     while True:
         ended = process.poll() is not None
-        for r in [r for r in pending if study.result(*r.id).exists()]:
-            pending.remove(r); done += 1
+        for r in [r for r, file in pending.items() if file.exists()]:
+            file, done = pending.pop(r), done + 1
             taken = taken | seconds_of(study)
-            typer.echo(f"[{done}/{reused + len(todo)}] {r}  {read_json(study.result(*r.id))['seconds']:.0f} s  {time_left(pending, taken, jobs)}")
+            typer.echo(f"[{done}/{reused + len(todo)}] {r}  {read_json(file)['seconds']:.0f} s  {time_left(pending, taken, jobs)}")
         if ended: return pending
         time.sleep(.5)
 
