@@ -130,7 +130,7 @@ def _end_labels(ax, ends, x, gap=.085):
     low, high = ax.get_ylim(); step, y = gap * (high - low), -np.inf
     for name, (value, color) in sorted(ends.items(), key=lambda e: e[1][0]):
         y = max(value, y + step)
-        ax.annotate(name, (x, y), color=color, va="center", fontsize=8, fontweight="bold", annotation_clip=False)
+        ax.annotate(name, (x, y), color=color, va="center", fontsize=8, fontweight="bold", annotation_clip=False, bbox=dict(fc="white", ec="none", pad=1))
 
 # %% ../nbs/lib/14_plots.ipynb #82f68948
 def limit(study: Study) -> float:
