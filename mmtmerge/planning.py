@@ -138,9 +138,13 @@ def _evaluated(study, directions, lines):
         blocks += lines * (prompt - shared + shared / study.p.decode_batch + answer); logits += lines * answer
     return blocks, logits
 
+def _points(study, grids, without=()):
+    "Points of each grid and method; without an axis such as lam: directions."
+    return [math.prod(len(v) for k, v in study.grid[g][m].items() if k not in without) for g in grids for m in study.methods]
+
 def _grid_sentences(study, grids):
     "Dev sentences a direction that the race of one group reads, over all points."
-    total, left = 0, [math.prod(len(v) for v in study.grid[g][m].values()) for g in grids for m in study.methods]
+    total, left = 0, _points(study, grids)
     for before, now in zip([0, *study.p.rungs], study.p.rungs):
         total += sum(left) * (now - before)
         left = [min(n, max(2, math.ceil(study.p.keep * n))) for n in left]
@@ -155,7 +159,6 @@ class _Means:
 
     def holding(self, models): return models * self.weights + OVERHEAD / 1e9
     def disk_seconds(self, models): return models * self.weights / self.device["disk_gb_s"]
-    def structures(self, grids): return sum(math.prod(len(v) for k, v in self.study.grid[g][m].items() if k != "lam") for g in grids for m in self.study.methods)
 
 def _base(x, given):
     sentences = [sentence_tokens(x.study, d) for d in x.study.directions]
@@ -176,7 +179,7 @@ def _finetune(x, given):
 def _merge(x, given):
     members, grids = x.study.groups[given["group"]], ["confounds"] if given.get("embeddings") else ["paper", "extended"]
     flops = forward_flops(x.shape, *_evaluated(x.study, members, _grid_sentences(x.study, grids)))
-    moved = 8 * x.structures(grids) * (len(members) + 1) * x.weights      # GB that the directions read and write
+    moved = 8 * sum(_points(x.study, grids, without=["lam"])) * (len(members) + 1) * x.weights      # GB that the directions read and write
     return dict(flops=flops, seconds=flops / x.slow + moved / x.device["memory_gb_s"] + x.disk_seconds(len(x.study.methods)),
                 memory_gb=x.holding(len(members) + 4), disk_gb=len(x.study.methods) * x.weights)
 
