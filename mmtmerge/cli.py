@@ -112,7 +112,8 @@ def probe(
     split: Annotated[str, typer.Option(help="dev or devtest.")] = "devtest",
     lines: Annotated[int, typer.Option(min=1, help="How many sentence pairs.")] = 128,
     folds: Annotated[int, typer.Option(min=1, help="Parts of the sentences that are counted apart.")] = 8,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences at a time; bounds the memory.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences at a time; bounds the memory of the pass.")] = 32,
+    chunk: Annotated[int, typer.Option(min=1, help="Sentences in a file of features; bounds the memory of what is kept.")] = 1024,
 ):
     "Record the gates and hidden states of one model on one direction, in one forward pass."
     if out.exists(): raise UserError(f"{out} exists already: name another folder, or remove it")
@@ -127,7 +128,7 @@ def probe(
     sequences = examples(tokenizer, instruction, rows.source.tolist(), rows.target.tolist())
     with atomic_dir(out) as folder:
         about = dict(model=model.name, direction=direction, corpus=corpus, split=split, ids=rows.id.tolist())
-        save_recording(record(loaded, tokenizer, sequences, folds, batch_size, out=folder, about=about, label=direction), folder)
+        save_recording(record(loaded, tokenizer, sequences, folds, batch_size, chunk, folder, about=about, label=direction), folder)
     typer.echo(out)
 
 # %% ../nbs/lib/15_cli.ipynb #dbc448d7

@@ -130,12 +130,12 @@ class Cost:
     @property
     def device_hours(self): return self.seconds * self.devices / 3600
 
-def _evaluated(study, directions, lines):
-    "Tokens through the blocks and through the head when `lines` sentences a direction are translated; prompts' common part is computed once a batch."
+def _evaluated(study, directions, lines, batch=None):
+    "Tokens through the blocks and through the head when `lines` sentences a direction are translated; prompts' common part is computed once a direction, or once in `batch` sentences."
     blocks = logits = 0
     for d in directions:
         prompt, shared, answer = sentence_tokens(study, d)
-        blocks += lines * (prompt - shared + shared / study.p.decode_batch + answer); logits += lines * answer
+        blocks += lines * (prompt - shared + answer) + shared * (math.ceil(lines / batch) if batch else 1); logits += lines * answer
     return blocks, logits
 
 def _points(study, grids, without=()):
@@ -193,7 +193,7 @@ def _translate(x, given):
 
 def _probe(x, given):
     directions = x.study.directions_of(given["direction"])
-    flops = forward_flops(x.shape, _evaluated(x.study, directions, x.p.probe_lines)[0])
+    flops = forward_flops(x.shape, _evaluated(x.study, directions, x.p.probe_lines, x.p.batch_size)[0])
     return dict(flops=flops, seconds=flops / x.rate + x.disk_seconds(1), disk_gb=len(directions) * 2 * x.p.probe_lines * (x.shape.blocks + 2) * x.shape.hidden * 2 / 1e9)
 
 def _report(x, given): return dict(flops=0, seconds=5, memory_gb=OVERHEAD / 1e9)

@@ -143,6 +143,8 @@ def record(
     watch, device, dtype = Watch(model, folds), model.device, torch.float64 if model.dtype == torch.float64 else torch.float32
     hidden, same = model.config.hidden_size, min(common_prefix([e.ids for e in sequences]), min(e.source.start for e in sequences))
     tokens = np.zeros((2, folds), dtype=np.int64)
+    if out:
+        for old in Path(out).glob("features-*.safetensors"): old.unlink()     # of a recording that was not finished
     files, bar = [], tqdm(total=len(sequences), desc=label, disable=not label or bool(os.environ.get("TQDM_DISABLE")))
     try:
         for start in range(0, len(sequences), chunk if out else len(sequences)):

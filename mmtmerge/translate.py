@@ -33,7 +33,10 @@ def stop_tokens(
     return sorted({tokenizer.eos_token_id, *newline})
 
 # %% ../nbs/lib/07_translate.ipynb #25610d15
-def _right(t, n, dim): return t.narrow(dim, t.shape[dim] - n, n) if t.shape[dim] >= n else torch.cat([t.new_zeros([n - t.shape[dim] if d == dim % t.ndim else s for d, s in enumerate(t.shape)]), t], dim)
+def _right(t, n, dim):     # the last n columns; zeros on the left if there are fewer
+    missing = n - t.shape[dim]
+    if missing <= 0: return t.narrow(dim, -missing, n)
+    return torch.nn.functional.pad(t, [0, 0] * (-1 - dim) + [missing, 0])
 
 @dataclass
 class Rows:
@@ -52,8 +55,10 @@ class Rows:
 
     def join(self, other):
         "Take in the rows of another set."
-        if not self.at: self.at, self.cache, self.mask, self.token = other.at, other.cache, other.mask, other.token
-        if not self.at or self.at is other.at: return
+        if not other.at: return
+        if not self.at:
+            self.at, self.cache, self.mask, self.token = other.at, other.cache, other.mask, other.token
+            return
         columns = max(r.mask.shape[1] - int(r.mask.any(0).long().argmax()) for r in (self, other))
         for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
             kept = min(columns, mine.sliding_window - 1) if mine.is_sliding else columns
