@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from . import __version__
@@ -151,11 +150,24 @@ def plan_shards(
         shards[-1].append(name); room -= size
     return shards
 
-def _save(tensors, file):
-    save_file(tensors, file, {"format": "pt"})
-    os.chmod(file, 0o666 & ~_UMASK)      # the library makes files that only their owner reads
+class _File:
+    "A safetensors file whose tensors are written one by one, from any thread; the library writes only all at once."
+    def __init__(self, path, tensors):     # name -> (shape, dtype)
+        header, at = {"__metadata__": {"format": "pt"}}, 0
+        for n, (shape, dtype) in sorted(tensors.items(), key=lambda e: (-e[1][1].itemsize, e[0])):     # so that all are aligned
+            header[n] = dict(dtype=_NAMES[dtype], shape=list(shape), data_offsets=[at, at := at + math.prod(shape) * dtype.itemsize])
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self.file, self.at = open(path, "wb", buffering=0), {n: 8 + len(text) + t["data_offsets"][0] for n, t in header.items() if n != "__metadata__"}
+        self.file.write(len(text).to_bytes(8, "little") + text)
 
-os.umask(_UMASK := os.umask(0))
+    def put(self, name, t):
+        data, at = memoryview(t.reshape(-1).view(torch.uint8).numpy()), self.at[name]
+        while len(data):     # one call writes 2 GiB at most
+            n = os.pwrite(self.file.fileno(), data, at)
+            data, at = data[n:], at + n
+
+_NAMES = {t: name for name, t in TYPES.items()}
 
 def _finished(name, t, who):
     if not finite(t):
@@ -182,27 +194,25 @@ def write_merge(
     sizes = {n: t.numel() * kind[n].itemsize for n, t in known.items()}
     shards = plan_shards(sizes, shard_bytes)
     files = ["model.safetensors"] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    def finish(theta, m): return _finished(theta.name, place(torch.empty(theta.shape, dtype=kind[theta.name]), theta.base, m, recipe.lam), [base, *experts.values()])
+    file_of = {n: i for i, shard in enumerate(shards) for n in shard}
+    def put(n, t): opened[file_of[n]].put(n, t)
+    def finish(theta, m): put(theta.name, _finished(theta.name, place(torch.empty(theta.shape, dtype=kind[theta.name]), theta.base, m, recipe.lam), [base, *experts.values()]))
     def left(n):
         for who, e in experts.items():
             need(known[n].dtype.is_floating_point or torch.equal(e[n], base[n]), f"tensor {n!r} is no floating-point tensor and differs in {e.folder}: it cannot be merged")
         return _finished(n, base[n].to(kind[n]), [base]) if known[n].dtype.is_floating_point else base[n]
     merged, names = directions(recipe, v, then=finish), set(v.names)
     bar = tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="merging", disable=not progress or bool(os.environ.get("TQDM_DISABLE")))
-    writing = None
-    with ThreadPoolExecutor(1) as writer:
-        for file, shard in zip(files, shards):
-            tensors = {}
-            for n in shard:
-                tensors[n] = next(merged)[1] if n in names else left(n)
-                bar.update(sizes[n])
-            if writing: writing.result()
-            writing = writer.submit(_save, tensors, folder / file)
-            del tensors
-        writing.result()
+    with contextlib.ExitStack() as closing:
+        opened = [_File(folder / f, {n: (tuple(known[n].shape), kind[n]) for n in shard}) for f, shard in zip(files, shards)]
+        for f in opened: closing.enter_context(f.file)
+        closing.enter_context(contextlib.closing(merged))     # first of all: its threads write into the files
+        for n in known:
+            next(merged) if n in names else put(n, left(n))
+            bar.update(sizes[n])
     bar.close()
     if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {n: f for f, shard in zip(files, shards) for n in shard}}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": {n: files[i] for n, i in file_of.items()}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     return {n: (tuple(t.shape), kind[n]) for n, t in known.items()}
 

@@ -7,7 +7,7 @@ __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names
            'command', 'rebuild', 'plan', 'finetune', 'overlap', 'collect', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import os, shlex, shutil, subprocess, sys, tempfile, time
+import contextlib, gc, os, shlex, shutil, subprocess, sys, tempfile, time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +70,13 @@ def hyper_options(
     return out
 
 # %% ../nbs/lib/15_cli.ipynb #72ace0f0
+@contextlib.contextmanager
+def _without_collector():     # for imports: it looks at torch's half a million objects again and again, and once more at the end of the process; .5 s
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True),
     epilog="Examples: mmtmerge merge --method ties --K .7 --lam .3 --base DIR --expert DIR --expert DIR --out DIR | mmtmerge merge --config FILE.yml --out DIR. "
            "Methods: linear, task_arithmetic, ties, dare, dare_ties, dare_linear, sce, slerp, karcher, model_stock, breadcrumbs, breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; "
@@ -92,7 +99,7 @@ def merge(
     "Merge checkpoints into one; any further option --NAME VALUE is a hyper-parameter of the method."
     hyper = hyper_options(ctx.args)
     given = {k: x for k, x in dict(method=method, preset=preset, base=base, experts=list(expert), lam=lam, dtype=dtype).items() if x not in (None, [])}
-    from mmtmerge.checkpoints import merge_checkpoints     # torch: not before it is needed
+    with _without_collector(): from mmtmerge.checkpoints import merge_checkpoints     # torch: not before it is needed
     if config:
         if mixed := [*(k for k in given if k != "dtype"), *hyper]: raise UserError(f"--config is given, so --{mixed[0].replace('experts', 'expert')} belongs into {config}")
         from mmtmerge.recipes import read_config

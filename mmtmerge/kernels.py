@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['kernel', 'TILE', 'LOW', 'LANES', 'single', 'survives', 'survive', 'sum_of_survivors', 'count_upper', 'count_lower',
-           'at_rank', 'lower_ranks', 'choose', 'subtract', 'widen', 'add_up', 'mask', 'norms', 'elect', 'variance',
-           'votes', 'fit', 'place', 'finite', 'digest']
+           'at_rank', 'lower_ranks', 'choose', 'subtract', 'widen', 'add_up', 'mask', 'norms', 'squares', 'elect',
+           'variance', 'votes', 'fit', 'place', 'finite', 'digest']
 
 # %% ../nbs/lib/05_kernels.ipynb #edc1972b
 import numpy as np
@@ -201,6 +201,17 @@ def norms(
             kept += a if of[j] else 0.
         sums[0, i] += whole
         sums[1, i] += kept
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
+def squares(
+    d,       # (N, n)
+    sums,    # (N,) float64: added to
+):
+    "Sums of squares; the same on any number of threads, which a BLAS does not promise."
+    for i in range(len(d)):
+        row, s = d[i], 0.
+        for j in range(len(row)): s += np.float64(row[j]) * np.float64(row[j])
+        sums[i] += s
 
 @kernel
 def elect(

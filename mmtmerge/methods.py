@@ -335,7 +335,7 @@ def sce_weights(
     select, squares = _select(theta, select_topk), torch.zeros(len(theta.experts), dtype=torch.float64)
     for where, d in theta.blocks():
         select(where, d)
-        squares += torch.stack([row.dot(row) for row in d])
+        kernels.squares(d.numpy(), squares.numpy())
     return *calculate(squares / theta.base.numel(), floor), select
 
 def _erase(theta, w, select):
