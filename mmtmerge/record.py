@@ -105,9 +105,10 @@ class Watch:
 
     def _count(self, i):
         def hook(module, args, out):
-            if self.rows is not None:
-                self.counts[i] = self.counts[i] + (self.rows @ (out > 0).flatten(0, -2).to(self.rows.dtype)).to(torch.int64)
-                self.fired[i] += 1
+            if self.rows is None: return
+            whole = out.shape[:-1].numel() == self.rows.shape[1]
+            self.fired[i] += 1 if whole else 2
+            if whole: self.counts[i] = self.counts[i] + (self.rows @ (out > 0).flatten(0, -2).to(self.rows.dtype)).to(torch.int64)
         return hook
 
     def _pool(self, depth, h):
@@ -171,7 +172,7 @@ def record(
                     cache.batch_repeat_interleave(len(batch))
                 watch.over(rows.flatten(2).flatten(0, 1).to(device), weights.to(device), hidden)
                 watch.decoder(input_ids=ids.to(device), past_key_values=cache, use_cache=bool(same))
-                if set(watch.fired) != {1}: raise UserError(f"the gates of blocks {[i for i, n in enumerate(watch.fired) if n != 1]} did not fire once: a fused kernel replaces them; load the model without it")
+                if set(watch.fired) != {1}: raise UserError(f"the gates of blocks {[i for i, n in enumerate(watch.fired) if n != 1]} did not fire once, on all tokens: a fused kernel replaces them, or the MLP runs in pieces; load the model without it")
                 features[:, :, [i - start for i in batch]] = watch.features.cpu()
                 bar.update(len(batch))
             if out:

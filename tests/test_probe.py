@@ -145,6 +145,15 @@ def test_gate_that_is_never_called(blocks):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.layers)     # nothing is left behind
 
 
+def test_gate_that_is_called_in_pieces():
+    "An MLP that runs its tokens in two halves would be counted twice, or not at all."
+    model = copy.deepcopy(small("Qwen2"))
+    mlp = model.model.layers[1].mlp
+    whole = mlp.forward
+    mlp.forward = lambda x: torch.cat([whole(half) for half in x.tensor_split(2, dim=1)], dim=1)
+    with pytest.raises(UserError, match=r"gates of blocks \[1\] did not fire once, on all tokens"): record(model, None, sentences(2))
+
+
 @pytest.mark.parametrize("act", POSITIVE)
 def test_positive_where_the_argument_is(act):
     "f(z) > 0 exactly where z > 0, down to the smallest float32. Computed in float32, f never becomes positive elsewhere (far below zero, gelu ends at 0), and is 0 for a positive z only where f(z) itself is too small for a float32."
