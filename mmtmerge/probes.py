@@ -84,7 +84,7 @@ def neuron_heat(
 
 def table5(
     study: Study,
-    resamples: int = 100,
+    resamples: int = 20,   # of the null
 ) -> pd.DataFrame:   # group, span, language, system, model, neurons, ci_low, ci_high, unique, null, split_half, paper
     "Numbers of language-specific neurons, before and after fine-tuning, and after merging."
     paper, out = printed("table5").set_index(["kind", "span", "language", "model"]).neurons, []
@@ -93,8 +93,8 @@ def table5(
         for system in systems_of(study, group):
             counts, tokens = group_counts(study, group, system, span)
             found = neurons.summary(neurons.select_neurons(counts.sum(1), tokens.sum(1), **_how(study)), languages)
-            low, high = np.quantile(neurons.fold_bootstrap(counts, tokens, resamples, study.p.seed, **_how(study)), [.025, .975], axis=0)
-            null, half = neurons.label_null(counts, tokens, 20, study.p.seed, **_how(study))[:, 0].mean(), neurons.split_half(counts, tokens, **_how(study))
+            low, high = neurons.number_interval(counts, tokens, **_how(study))
+            null, half = neurons.label_null(counts, tokens, resamples, study.p.seed, **_how(study))[:, 0].mean(), neurons.split_half(counts, tokens, **_how(study))
             for i, d in enumerate(study.groups[group]):
                 if system in study.groups[group] and system != d: continue
                 model = "instruct" if system == study_base else "fine-tuned" if system == d else system.partition(".")[2]
