@@ -110,7 +110,7 @@ CLAIMS = [   # section, text, unit, ours (of Evidence), the paper's
     ("5.1", "En→Indic, target: an expert's neurons lie in the upper blocks, beyond an even spread", "neurons", lambda e: beyond(t := e.tuned(ONE, "target"), _upper(t)), None),
     ("5.1", "Generation-side growth (Indic→En, target) exceeds source-side growth (En→Indic, source)", "neurons", lambda e: e.growth(MANY, "target").sum() - e.growth(ONE, "source").sum(),
      lambda: _paper_growth(MANY, "target") - _paper_growth(ONE, "source")),
-    ("5.2", f"Experts use their neurons alike: alignment above {ALIKE:.2f} in middle and upper blocks, target".replace("0.", "."), f"cosine − {ALIKE:.2f}".replace("0.", "."), lambda e: np.mean([e.usage(w, "target", True, True) for w in (MANY, ONE)]) - ALIKE, lambda: 0.),
+    ("5.2", f"Experts use their neurons alike: alignment above {ALIKE} in middle and upper blocks, target", f"cosine − {ALIKE}", lambda e: np.mean([e.usage(w, "target", True, True) for w in (MANY, ONE)]) - ALIKE, lambda: 0.),
     ("5.2", "Experts are more alike in usage than each is with the base", "cosine", lambda e: np.mean([e.usage(w, s, True) - e.usage(w, s, False) for w in (MANY, ONE) for s in SPANS]), None),
     ("5.3", "CKA with the base falls with depth (early minus late band)", "CKA", lambda e: np.mean([e.cka(w, s, "base", _in("early")) - e.cka(w, s, "base", _in("late")) for w in (MANY, ONE) for s in SPANS]), lambda: _paper_band("early") - _paper_band("late")),
     ("5.3", "En→Indic: on the target, experts part in the last block (one before minus last)", "CKA", lambda e: e.cka(ONE, "target", "experts", _last(1)) - e.cka(ONE, "target", "experts", _last(0)), lambda: _paper_cka(ONE, "target", "experts", 1) - _paper_cka(ONE, "target", "experts", 0)),

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['RULES', 'rates', 'entropy', 'select_neurons', 'summary', 'sweep', 'around', 'split_half', 'number_interval',
-           'label_null', 'nua', 'nua_over_languages']
+           'label_null', 'noise_floor', 'nua', 'nua_over_languages']
 
 # %% ../nbs/lib/10_neurons.ipynb #dc15e25b
 import numpy as np
 import pandas as pd
+
+from scipy.stats import chi2
 
 from .core import UserError, nearest
 from .geometry import jackknife
@@ -118,6 +120,20 @@ def label_null(
         out.append((found["mask"].sum((1, 2)).mean(), np.mean(found["entropy"][found["selected"]])))
     return np.array(out)
 
+# %% ../nbs/lib/10_neurons.ipynb #dca14126
+def noise_floor(
+    counts: np.ndarray,   # (languages, ...)
+    tokens: np.ndarray,   # (languages,)
+    level: float = .95,
+) -> tuple:               # (mean, quantile), each (...), in nats; NaN where a neuron is dead
+    "How far below ln L the entropy of a neuron falls by chance if its rate, pooled over languages, is that of each."
+    rates(counts, tokens)
+    L, p = len(tokens), np.sum(counts, axis=0) / np.sum(tokens)
+    spread = (np.eye(L) - 1 / L) / np.asarray(tokens, dtype=np.float64)
+    mean, square = np.trace(spread), (spread * spread.T).sum()
+    with np.errstate(divide="ignore", invalid="ignore"): scale = np.where(p > 0, (1 - p) / (2 * L * p), np.nan)
+    return scale * mean, scale * square / mean * chi2.ppf(level, mean ** 2 / square)
+
 # %% ../nbs/lib/10_neurons.ipynb #a8a83be5
 def nua(
     a: np.ndarray,     # (blocks, neurons) activation rates of a model
@@ -136,7 +152,7 @@ def nua(
 def nua_over_languages(
     a: np.ndarray,   # (languages, blocks, neurons)
     b: np.ndarray,
-) -> pd.DataFrame:   # a row a block: pooled (rates averaged first, as the authors do), mean (of the languages' alignments), centred, null
+) -> pd.DataFrame:   # a row a block: pooled (rates averaged first, as the authors do), mean (of the languages' alignments); centred, null and null_sd of pooled
     "Alignment over several languages, in both readings."
     each, pooled = pd.concat([nua(x, y) for x, y in zip(a, b, strict=True)]).groupby("block").mean(), nua(np.mean(a, axis=0), np.mean(b, axis=0))
-    return pd.DataFrame(dict(block=pooled.block, pooled=pooled.nua, mean=each.nua.values, centred=pooled.centred, null=pooled.null))
+    return pd.DataFrame(dict(block=pooled.block, pooled=pooled.nua, mean=each.nua.values, centred=pooled.centred, null=pooled.null, null_sd=pooled.null_sd))
