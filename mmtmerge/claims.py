@@ -83,7 +83,7 @@ def beyond(
     "Neurons in a part of the blocks beyond its even share of all; where all together shrink, the part must grow itself."
     return float(numbers[part].sum() - len(numbers[part]) / len(numbers) * max(numbers.sum(), 0))
 
-def _upper(numbers): return slice(next(b for b in range(len(numbers)) if band(b, len(numbers)) == "late"), None)
+def _upper(numbers): return slice(next((b for b in range(len(numbers)) if band(b, len(numbers)) == "late"), -1), None)
 
 # %% ../nbs/lib/13d_claims.ipynb #3ffdb95e
 MANY, ONE = "many-to-one", "one-to-many"
