@@ -119,11 +119,11 @@ def split_half_angle(h: np.ndarray, r: int = 64) -> float:  # degrees
 
 # %% ../nbs/lib/11_geometry.ipynb #6ffc84ee
 def jackknife(
-    statistic,       # (indices of the rows to use) -> float
-    n: int,          # sentences
+    statistic,       # (indices of the rows to use) -> float or array
+    n: int,          # sentences, or whatever is left out
     folds: int = 8,
 ) -> tuple:          # (value on all, standard error)
     "A statistic with its standard error over folds of sentences."
     i = np.arange(n)
     left = np.array([statistic(i[i % folds != f]) for f in range(folds)])
-    return float(statistic(i)), float(np.sqrt((folds - 1) / folds * ((left - left.mean()) ** 2).sum()))
+    return statistic(i), np.sqrt((folds - 1) / folds * ((left - left.mean(0)) ** 2).sum(0))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['recording', 'systems_of', 'unidirectional', 'language_of', 'printed', 'group_counts', 'neuron_heat', 'table5',
-           'usage_table', 'cka_table', 'band', 'table6', 'table7', 'drops', 'angle_table', 'angle_floor',
+           'usage_table', 'usage_means', 'cka_table', 'band', 'table6', 'table7', 'drops', 'angle_table', 'angle_floor',
            'compatibility', 'rank_correlation']
 
 # %% ../nbs/lib/13c_probes.ipynb #6cb43963
@@ -84,35 +84,51 @@ def neuron_heat(
 
 def table5(
     study: Study,
-    resamples: int = 100,
-) -> pd.DataFrame:   # group, span, language, system, model, neurons, ci_low, ci_high, unique, null, split_half, paper
+    resamples: int = 20,   # of the null
+) -> pd.DataFrame:   # group, span, language, system, model, neurons, ci_low, ci_high, unique, then of the model: dead (neurons, in all languages), entropy (mean of the selected), above_floor (share of the selected), null, split_half, paper
     "Numbers of language-specific neurons, before and after fine-tuning, and after merging."
     paper, out = printed("table5").set_index(["kind", "span", "language", "model"]).neurons, []
     for group, span in itertools.product(unidirectional(study), SPANS):
         languages = [language_of(study, d) for d in study.groups[group]]
         for system in systems_of(study, group):
             counts, tokens = group_counts(study, group, system, span)
-            found = neurons.summary(neurons.select_neurons(counts.sum(1), tokens.sum(1), **_how(study)), languages)
-            low, high = np.quantile(neurons.fold_bootstrap(counts, tokens, resamples, study.p.seed, **_how(study)), [.025, .975], axis=0)
-            null, half = neurons.label_null(counts, tokens, 20, study.p.seed, **_how(study))[:, 0].mean(), neurons.split_half(counts, tokens, **_how(study))
+            chosen = neurons.select_neurons(counts.sum(1), tokens.sum(1), **_how(study))
+            found, above = neurons.summary(chosen, languages), np.log(len(languages)) - chosen["entropy"] > neurons.noise_floor(counts.sum(1), tokens.sum(1))[1]
+            low, high = neurons.number_interval(counts, tokens, **_how(study))
+            null, half = neurons.label_null(counts, tokens, resamples, study.p.seed, **_how(study))[:, 0].mean(), neurons.split_half(counts, tokens, **_how(study))
             for i, d in enumerate(study.groups[group]):
                 if system in study.groups[group] and system != d: continue
                 model = "instruct" if system == study_base else "fine-tuned" if system == d else system.partition(".")[2]
-                out.append(dict(group=group, span=span, language=languages[i], system=system, model=model, neurons=int(found.neurons[i]), ci_low=low[i], ci_high=high[i], unique=int(found.unique[i]),
-                                null=null, split_half=half, paper=paper.get((kind(study, group), span, languages[i], model), np.nan)))
+                out.append(dict(group=group, span=span, language=languages[i], system=system, model=model, neurons=int(found.neurons[i]), ci_low=low[i], ci_high=high[i], unique=int(found.unique[i]), dead=chosen["dead"],
+                                entropy=np.nanmean(chosen["entropy"][chosen["selected"]]), above_floor=above[chosen["selected"]].mean(), null=null, split_half=half, paper=paper.get((kind(study, group), span, languages[i], model), np.nan)))
     return pd.DataFrame(out)
 
 # %% ../nbs/lib/13c_probes.ipynb #98d07251
 def usage_table(
     study: Study,
     group: str,
-) -> pd.DataFrame:   # span, a, b, block, pooled, mean, centred, null
+    merges: bool = True,
+    folds=slice(None),   # of sentences
+) -> pd.DataFrame:       # span, a, b, block, pooled, mean, centred, null, null_sd
     "Neuron usage alignment of every pair of a group's models, block by block, on the group's directions."
     out = []
     for span in SPANS:
-        rates = {s: [recording(study, s, d).rates(span) for d in study.groups[group]] for s in systems_of(study, group)}
+        rates = {s: [recording(study, s, d).rates(span, folds) for d in study.groups[group]] for s in systems_of(study, group, merges)}
         out += [neurons.nua_over_languages(rates[a], rates[b]).assign(span=span, a=a, b=b) for a, b in itertools.combinations(rates, 2)]
     return pd.concat(out, ignore_index=True)
+
+def usage_means(
+    study: Study,
+    group: str,
+) -> pd.DataFrame:   # span, comparison (base | experts), pooled, mean and centred, each with _low and _high, null, null_sd (of one block)
+    "Alignment among a group's experts and of the base with them, mean over pairs and blocks; intervals leave out a fold of sentences at a time."
+    def means(folds):
+        t = usage_table(study, group, False, folds)
+        return t.assign(comparison=np.where((t.a == study_base) | (t.b == study_base), "base", "experts")).groupby(["span", "comparison"], sort=False)[["pooled", "mean", "centred", "null", "null_sd"]].mean()
+    n, value = study.p.probe_folds, means(slice(None))
+    _, error = geometry.jackknife(lambda f: means(f).values, n, n)
+    low, high = value - 1.96 * error, value + 1.96 * error
+    return pd.concat([*(pd.DataFrame({k: value[k], f"{k}_low": low[k], f"{k}_high": high[k]}) for k in ("pooled", "mean", "centred")), value[["null", "null_sd"]]], axis=1).reset_index()
 
 # %% ../nbs/lib/13c_probes.ipynb #96d3c3bd
 def _same_depth(stacks, how, rows=slice(None)):
