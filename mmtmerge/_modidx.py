@@ -389,6 +389,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mmtmerge.probe_plots': { 'mmtmerge.probe_plots._depths': ('lib/probe_plots.html#_depths', 'mmtmerge/probe_plots.py'),
                                       'mmtmerge.probe_plots._lines': ('lib/probe_plots.html#_lines', 'mmtmerge/probe_plots.py'),
                                       'mmtmerge.probe_plots._name': ('lib/probe_plots.html#_name', 'mmtmerge/probe_plots.py'),
+                                      'mmtmerge.probe_plots._one_text': ('lib/probe_plots.html#_one_text', 'mmtmerge/probe_plots.py'),
                                       'mmtmerge.probe_plots._pair': ('lib/probe_plots.html#_pair', 'mmtmerge/probe_plots.py'),
                                       'mmtmerge.probe_plots.angles': ('lib/probe_plots.html#angles', 'mmtmerge/probe_plots.py'),
                                       'mmtmerge.probe_plots.compatibility': ( 'lib/probe_plots.html#compatibility',

@@ -129,7 +129,7 @@ def random_angle(
     "Median angle between random subspaces."
     rng = np.random.default_rng(seed)
     draw = lambda: np.linalg.qr(rng.normal(size=(d, r)))[0]
-    return float(np.median([np.degrees(subspace_angles(draw(), draw())) for _ in range(draws)]))
+    return float(np.median([between(draw(), draw()) for _ in range(draws)]))
 
 def halves(
     h: np.ndarray,   # (n, d)
