@@ -255,10 +255,10 @@ def rank_correlation(
     seed: int = 42,
 ) -> dict:                 # rho, ci_low, ci_high, groups (of points that share a value of the probe)
     "Spearman's correlation with retention; the interval resamples whole (group, direction) pairs, whose methods share one value of the probe."
-    parts = [p for _, p in table.dropna(subset=[probe, "retention"]).groupby(["group", "direction"], sort=False)]
+    parts = [p[[probe, "retention"]].to_numpy() for _, p in table.dropna(subset=[probe, "retention"]).groupby(["group", "direction"], sort=False)]
     def rho(chosen):
-        t = pd.concat(chosen)
-        return spearmanr(t[probe], t.retention).statistic if t[probe].nunique() > 1 else np.nan
+        points = np.concatenate(chosen)
+        return spearmanr(points).statistic if np.ptp(points[:, 0]) else np.nan
     rng = np.random.default_rng(seed)
     draws_ = np.array([rho([parts[i] for i in rng.integers(0, len(parts), len(parts))]) for _ in range(resamples)])
     low, high = np.nanquantile(draws_, [.025, .975])
