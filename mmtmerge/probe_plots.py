@@ -132,11 +132,12 @@ def angles(
     for ax, (group, table) in zip(axes[0], tables.items()):
         part = table[[_pair(study, a, b) == "experts" for a, b in zip(table.a, table.b)]]
         pairs = {f"{language_of(study, a)}–{language_of(study, b)}": rows.groupby("depth")["median"].mean() for (a, b), rows in part.groupby(["a", "b"], sort=False)}
-        floor = floors[group].groupby("depth")[["split_half", "across"]].mean()
         ax.axhline(unrelated, color="#888888", lw=1); ax.text(0, unrelated, "random subspaces", fontsize=7, color="#666666", va="bottom")
-        ax.plot(floor.index, floor.across, "-", color="#222222", lw=.7); ax.plot(floor.index, floor.split_half, ":", color="#222222", lw=1.2)
-        ax.text(floor.index[-1], floor.across.max() + 1, "other sentences: one model (dotted), two (thin)", fontsize=7, color="#222222", va="bottom", ha="right")
-        ax.set(title=titled(study, group, "target"), xlabel="depth (0: embeddings)", ylim=(0, 95), xlim=(0, part.depth.max() * 1.15)); _depths(ax, part.depth.max())
+        if len(floors[group]):      # a group of one has no two experts
+            floor = floors[group].groupby("depth")[["split_half", "across"]].mean()
+            ax.plot(floor.index, floor.across, "-", color="#222222", lw=.7); ax.plot(floor.index, floor.split_half, ":", color="#222222", lw=1.2)
+            ax.text(floor.index[-1], floor.across.max() + 1, "other sentences: one model (dotted), two (thin)", fontsize=7, color="#222222", va="bottom", ha="right")
+        ax.set(title=titled(study, group, "target"), xlabel="depth (0: embeddings)", ylim=(0, 95), xlim=(0, table.depth.max() * 1.15)); _depths(ax, table.depth.max())
         drawn.append(_lines(ax, [(name, y.index, y, COLORS[i % 4], DASHES[i // 4 % 4]) for i, (name, y) in enumerate(pairs.items())]))
     axes[0, 0].set_ylabel("median principal angle (degrees)")
     _name(drawn, gap=.045, size=6)
