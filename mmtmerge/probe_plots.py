@@ -21,8 +21,11 @@ def titled(
     span: str,   # source | target
 ) -> str:
     "Name of a panel, and whether its side is one text: sentences are parallel, so what all directions share differs by the prompt at most."
-    same = {d.split("-")[SPANS.index(span)] for d in study.groups[group]} == {study.pivot}
-    return f"{group}, {span}" + f" (one {study.language(study.pivot).name} text for all)" * same
+    return f"{group}, {span}" + _one_text(study, study.groups[group], span, " ({})")
+
+def _one_text(study, directions, span, words):
+    "Words for a side that is one text in all directions, or none."
+    return words.format(f"one {study.language(study.pivot).name} text for all") if {d.split("-")[SPANS.index(span)] for d in directions} == {study.pivot} else ""
 
 def _depths(ax, last): ax.set_xticks(range(0, last + 1, max(1, last // 4)))
 
@@ -112,7 +115,7 @@ def depth_curves(
             drawn.append(_lines(ax, [(k if last else "", mean[k].index, mean[k], *style) for k, style in KINDS.items() if k in mean]))
             if lost is not None:
                 for r in lost[(lost.direction == d) & (lost.span == span) & (lost.comparison == "base")].itertuples(): ax.annotate("", (r.depth, r.after), (r.depth, r.before), arrowprops=dict(arrowstyle="->", color="#222222", lw=.8))
-        row[0].set_ylabel(label)
+        row[0].set_ylabel(label + _one_text(study, directions, span, "\n({})") if span else label)
     for ax in axes[-1]: ax.set_xlabel("depth (0: embeddings)"); _depths(ax, table.depth.max())
     _name(drawn)
     return fig
@@ -123,16 +126,18 @@ def angles(
     floors: dict,    # group -> of probes.angle_floor
     unrelated: float,
 ):
-    "Figure 3: median principal angles between experts over the depth."
+    "Figure 3: median principal angles between experts over the depth, on the same sentences; above them, across halves of the sentences: one model (dotted) and two (thin)."
     fig, axes = subplots(1, len(tables), (3.9 * len(tables), 2.9), sharey=True)
     drawn = []
     for ax, (group, table) in zip(axes[0], tables.items()):
         part = table[[_pair(study, a, b) == "experts" for a, b in zip(table.a, table.b)]]
         pairs = {f"{language_of(study, a)}–{language_of(study, b)}": rows.groupby("depth")["median"].mean() for (a, b), rows in part.groupby(["a", "b"], sort=False)}
-        floor = floors[group].groupby("depth").split_half.mean()
         ax.axhline(unrelated, color="#888888", lw=1); ax.text(0, unrelated, "random subspaces", fontsize=7, color="#666666", va="bottom")
-        ax.plot(floor.index, floor, ":", color="#222222", lw=1.2); ax.text(0, floor.iloc[0], "halves of one model's sentences", fontsize=7, color="#222222", va="bottom")
-        ax.set(title=titled(study, group, "target"), xlabel="depth (0: embeddings)", ylim=(0, 95), xlim=(0, part.depth.max() * 1.15)); _depths(ax, part.depth.max())
+        if len(floors[group]):      # a group of one has no two experts
+            floor = floors[group].groupby("depth")[["split_half", "across"]].mean()
+            ax.plot(floor.index, floor.across, "-", color="#222222", lw=.7); ax.plot(floor.index, floor.split_half, ":", color="#222222", lw=1.2)
+            ax.text(floor.index[-1], floor.across.max() + 1, "other sentences: one model (dotted), two (thin)", fontsize=7, color="#222222", va="bottom", ha="right")
+        ax.set(title=titled(study, group, "target"), xlabel="depth (0: embeddings)", ylim=(0, 95), xlim=(0, table.depth.max() * 1.15)); _depths(ax, table.depth.max())
         drawn.append(_lines(ax, [(name, y.index, y, COLORS[i % 4], DASHES[i // 4 % 4]) for i, (name, y) in enumerate(pairs.items())]))
     axes[0, 0].set_ylabel("median principal angle (degrees)")
     _name(drawn, gap=.045, size=6)
@@ -151,7 +156,7 @@ def compatibility(
     for ax, (probe, words) in zip(axes[0], labels.items()):
         for i, g in enumerate(groups):
             part = table[table.group == g]
-            ax.plot(part[probe], part.retention, MARKERS[i % 4], color=COLORS[i % 4], mfc=COLORS[i % 4] if i < 4 else "white", ms=4.5, alpha=.85, label=g)
+            ax.plot(part[probe], part.retention, MARKERS[i % 4], color=COLORS[i % 4], mfc=COLORS[i % 4] if i < 4 else "white", ms=4.5, alpha=.85, label=g + _one_text(study, study.groups[g], "target", ", target:\n{}"))
         r = found[probe]
         ax.set(title=f"rho {r['rho']:.2f} [{r['ci_low']:.2f}, {r['ci_high']:.2f}]", xlabel=words)
     axes[0, 0].set_ylabel("retention (chrF2)"); axes[0, -1].legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1, .5))

@@ -131,24 +131,25 @@ def usage_means(
     return pd.concat([*(pd.DataFrame({k: value[k], f"{k}_low": low[k], f"{k}_high": high[k]}) for k in ("pooled", "mean", "centred")), value[["null", "null_sd"]]], axis=1).reset_index()
 
 # %% ../nbs/lib/13c_probes.ipynb #96d3c3bd
-def _same_depth(stacks, how, rows=slice(None)):
+def _same_depth(stacks, how, rows=slice(None), top=2):
     "CKA of all pairs of models, (depths, models, models), from (models, depths, n, d)."
     depths = [[m[k][rows] for m in stacks] for k in range(len(stacks[0]))]
-    return np.stack([geometry.cka_pairs(geometry.without_top(hs) if how == "without_top" else hs, how != "biased") for hs in depths])
+    return np.stack([geometry.cka_pairs(geometry.without_top(hs, top) if how == "without_top" else hs, how != "biased") for hs in depths])
 
 def cka_table(
     study: Study,
     group: str,
-    folds: int = 8,
+    folds: int = 8,  # 0: no standard errors
+    top: int = 2,    # dimensions left out in without_top
 ) -> pd.DataFrame:   # direction, span, depth, a, b, cka, debiased, without_top (debiased too), se (of cka)
     "CKA of every pair of a group's models at every depth."
     out, names = [], systems_of(study, group)
     for d, span in itertools.product(study.groups[group], SPANS):
         stacks = [recording(study, s, d).at(span) for s in names]
         n = stacks[0].shape[1]
-        values = {how: _same_depth(stacks, how) for how in ("biased", "debiased", "without_top")}
-        left = np.stack([_same_depth(stacks, "biased", np.arange(n) % folds != f) for f in range(folds)])
-        se = np.sqrt((folds - 1) / folds * ((left - left.mean(0)) ** 2).sum(0))
+        values = {how: _same_depth(stacks, how, top=top) for how in ("biased", "debiased", "without_top")}
+        left = [_same_depth(stacks, "biased", np.arange(n) % folds != f) for f in range(folds)]
+        se = np.sqrt((folds - 1) / folds * ((left - np.mean(left, 0)) ** 2).sum(0)) if folds else np.full_like(values["biased"], np.nan)
         out += [dict(direction=d, span=span, depth=k, a=names[i], b=names[j], cka=values["biased"][k, i, j], debiased=values["debiased"][k, i, j], without_top=values["without_top"][k, i, j], se=se[k, i, j])
                 for i, j in itertools.combinations(range(len(names)), 2) for k in range(len(se))]
     return pd.DataFrame(out)
@@ -212,26 +213,32 @@ def angle_table(
     group: str,
     span: str = "target",
     merges: bool = True,
-) -> pd.DataFrame:   # direction, depth, a, b, median, low, high, gap
-    "Principal angles of every pair of a group's models at every depth, degrees."
-    out, names, r = [], systems_of(study, group, merges), study.p.angle_dims
+    dims: tuple = (),    # dimensions of the subspaces; none: the profile's
+    depths=None,         # those asked for; None: all
+) -> pd.DataFrame:       # direction, depth, a, b, r, median, low, high, gap
+    "Principal angles of every pair of a group's models, degrees."
+    out, names, dims = [], systems_of(study, group, merges), dims or (study.p.angle_dims,)
     for d in study.groups[group]:
         features = {s: recording(study, s, d).at(span) for s in names}
-        for k in range(len(next(iter(features.values())))):
-            bases = {s: geometry.basis(f[k], r) for s, f in features.items()}
-            for a, b in itertools.combinations(names, 2):
-                low, median, high = np.quantile(np.degrees(geometry.subspace_angles(bases[a][0], bases[b][0])), [.25, .5, .75])
-                out.append(dict(direction=d, depth=k, a=a, b=b, median=median, low=low, high=high, gap=min(bases[a][1], bases[b][1])))
+        for k in range(len(features[d])) if depths is None else depths:
+            bases = {s: geometry.bases(f[k], dims) for s, f in features.items()}
+            out += [dict(direction=d, depth=k, a=a, b=b, r=r) | geometry.angle_summary(bases[a][i], bases[b][i]) for a, b in itertools.combinations(names, 2) for i, r in enumerate(dims)]
     return pd.DataFrame(out)
 
 def angle_floor(
     study: Study,
     group: str,
     span: str = "target",
-) -> pd.DataFrame:   # direction, depth, split_half
-    "The angle between the halves of one expert's own sentences, with subspaces of a dimension that half of them can hold."
-    r = study.p.angle_dims
-    return pd.DataFrame([dict(direction=d, depth=k, split_half=geometry.split_half_angle(h, min(r, len(h) // 2 - 1))) for d in study.groups[group] for k, h in enumerate(recording(study, d, d).at(span))])
+) -> pd.DataFrame:   # direction, depth, a, b, r (what a half of the sentences can hold), split_half (mean of the two models'), across (a against b)
+    "Angles between halves of the sentences, of each expert with itself and of every two experts, degrees."
+    out, members = [], study.groups[group]
+    for d in members:
+        features = {e: recording(study, e, d).at(span) for e in members}
+        for k in range(len(features[d])):
+            half = {e: geometry.halves(f[k], study.p.angle_dims) for e, f in features.items()}
+            own = {e: geometry.across_halves(h, h) for e, h in half.items()}
+            out += [dict(direction=d, depth=k, a=a, b=b, r=half[a][0][0].shape[1], split_half=(own[a] + own[b]) / 2, across=geometry.across_halves(half[a], half[b])) for a, b in itertools.combinations(members, 2)]
+    return pd.DataFrame(out)
 
 # %% ../nbs/lib/13c_probes.ipynb #86d72dff
 def compatibility(
@@ -245,8 +252,7 @@ def compatibility(
         blocks = tables[group].depth.max() - 1
         cka = _compared(study, tables[group]).query("comparison == 'experts' and span == 'target'")
         cka = cka[[band(k, blocks) == "late" for k in cka.depth]]
-        angle = _compared(study, angle_table(study, group, merges=False)).query("comparison == 'experts'")
-        angle = angle[[band(k, blocks) == "late" for k in angle.depth]]
+        angle = _compared(study, angle_table(study, group, merges=False, depths=[k for k in range(blocks + 1) if band(k, blocks) == "late"])).query("comparison == 'experts'")
         for d in members:
             others = [e for e in members if e != d]
             alike = pd.concat([neurons.nua(recording(study, d, d).rates("target"), recording(study, e, d).rates("target")) for e in others])
@@ -265,10 +271,10 @@ def rank_correlation(
     seed: int = 42,
 ) -> dict:                 # rho, ci_low, ci_high, groups (of points that share a value of the probe)
     "Spearman's correlation with retention; the interval resamples whole (group, direction) pairs, whose methods share one value of the probe."
-    parts = [p for _, p in table.dropna(subset=[probe, "retention"]).groupby(["group", "direction"], sort=False)]
+    parts = [p[[probe, "retention"]].to_numpy() for _, p in table.dropna(subset=[probe, "retention"]).groupby(["group", "direction"], sort=False)]
     def rho(chosen):
-        t = pd.concat(chosen)
-        return spearmanr(t[probe], t.retention).statistic if t[probe].nunique() > 1 else np.nan
+        points = np.concatenate(chosen)
+        return spearmanr(points).statistic if np.ptp(points[:, 0]) else np.nan
     rng = np.random.default_rng(seed)
     draws_ = np.array([rho([parts[i] for i in rng.integers(0, len(parts), len(parts))]) for _ in range(resamples)])
     low, high = np.nanquantile(draws_, [.025, .975])
