@@ -153,9 +153,9 @@ def split_half_angle(h: np.ndarray, r: int = 64) -> float:  # degrees
 def jackknife(
     statistic,       # (indices of the rows to use) -> float or array
     n: int,          # sentences, or whatever is left out
-    folds: int = 8,
-) -> tuple:          # (value on all, standard error)
+    folds: int = 8,  # 0: no standard error
+) -> tuple:          # (value on all, standard error; NaN without folds)
     "A statistic with its standard error over folds of sentences."
     i = np.arange(n)
-    left = np.array([statistic(i[i % folds != f]) for f in range(folds)])
-    return statistic(i), np.sqrt((folds - 1) / folds * ((left - left.mean(0)) ** 2).sum(0))
+    value, left = statistic(i), np.array([statistic(i[i % folds != f]) for f in range(folds)])
+    return value, np.sqrt((folds - 1) / folds * ((left - left.mean(0)) ** 2).sum(0)) if folds else np.full_like(value, np.nan, dtype=np.float64)

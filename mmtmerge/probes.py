@@ -147,9 +147,8 @@ def cka_table(
     for d, span in itertools.product(study.groups[group], SPANS):
         stacks = [recording(study, s, d).at(span) for s in names]
         n = stacks[0].shape[1]
-        values = {how: _same_depth(stacks, how, top=top) for how in ("biased", "debiased", "without_top")}
-        left = [_same_depth(stacks, "biased", np.arange(n) % folds != f) for f in range(folds)]
-        se = np.sqrt((folds - 1) / folds * ((left - np.mean(left, 0)) ** 2).sum(0)) if folds else np.full_like(values["biased"], np.nan)
+        values = {how: _same_depth(stacks, how, top=top) for how in ("debiased", "without_top")}
+        values["biased"], se = geometry.jackknife(lambda rows: _same_depth(stacks, "biased", rows), n, folds)
         out += [dict(direction=d, span=span, depth=k, a=names[i], b=names[j], cka=values["biased"][k, i, j], debiased=values["debiased"][k, i, j], without_top=values["without_top"][k, i, j], se=se[k, i, j])
                 for i, j in itertools.combinations(range(len(names)), 2) for k in range(len(se))]
     return pd.DataFrame(out)
