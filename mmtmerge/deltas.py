@@ -30,7 +30,7 @@ def count(
     "Sums over one parameter."
     who, n = list(theta.whole.experts), len(theta.experts)
     dots, clashes, both = (torch.zeros(n, n, dtype=torch.float64) for _ in range(3))
-    mass, zeros, kept = torch.zeros(n, dtype=torch.float64), torch.zeros(n), {K: torch.zeros(n, dtype=torch.float64) for K in cuts}
+    mass, zeros, kept = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64), {K: torch.zeros(n, dtype=torch.float64) for K in cuts}
     moved = conflicts = 0
     for _, d in theta.blocks():
         sign, size, x = d.sign(), d.abs(), d.double()

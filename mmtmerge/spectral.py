@@ -9,7 +9,7 @@ __all__ = ['slerp', 'karcher', 'model_stock', 'svd', 'polar', 'tsv', 'subspace_b
 import torch
 from torch import Tensor
 
-from .vectors import Parameter, method, need
+from .vectors import Parameter, from_zero, method, share
 
 # %% ../nbs/lib/05b_spectral.ipynb #6bea0ab5
 def _combine(theta, coefficients, origin):
@@ -19,7 +19,7 @@ def _combine(theta, coefficients, origin):
     return theta.map(lambda where, d: d.mul_(c).sum(0) if abs(stay) < 1e-12 else d.mul_(c).sum(0).add_(theta.base.reshape(-1)[where].float(), alpha=stay))
 
 # %% ../nbs/lib/05b_spectral.ipynb #ef67f055
-@method(experts=(1, 2))
+@method(experts=(1, 2), ranges=dict(t=("goes a share t of the way, in [0, 1]", share)))
 def slerp(
     theta: Parameter,
     t: float,          # 0 is the first model, 1 the second
@@ -37,7 +37,7 @@ def slerp(
     return _combine(theta, [b], a) if alone else _combine(theta, [a, b], 0.)
 
 # %% ../nbs/lib/05b_spectral.ipynb #1d2f5766
-@method()
+@method(ranges=dict(max_iter=("averages max_iter times, at least 0", from_zero), tol=("stops below tol, at least 0", from_zero)))
 def karcher(
     theta: Parameter,
     max_iter: int = 10,
@@ -131,13 +131,12 @@ def tsv(
     return (polar(torch.cat(u, 1)) * torch.cat(s) @ polar(torch.cat(v, 1)).T).float()
 
 # %% ../nbs/lib/05b_spectral.ipynb #8234b1fb
-@method()
+@method(ranges=dict(beta=("needs beta in [0, 1]", share)))
 def subspace_boosting(
     theta: Parameter,
     beta: float = .01,   # share of the summed singular values at which the tail begins
 ) -> Tensor:
     "Sum of the task vectors with its weak singular values raised."
-    need(0 <= beta <= 1, f"subspace_boosting needs beta in [0, 1]: got {beta}")
     m = theta.map(lambda where, d: d.sum(0))
     if not _matrix(theta): return m
     u, s, v = svd(m)

@@ -9,12 +9,16 @@ __all__ = ['Point', 'points', 'race', 'Sweep', 'same_model', 'without_effect', '
 import itertools, json, math, os
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
+import xxhash
 from tqdm import tqdm
 
 from .merge import Recipe, apply_, directions, fingerprint, prepare
+from .vectors import need
 
 # %% ../nbs/lib/06_sweep.ipynb #974b83dc
 @dataclass
@@ -23,7 +27,8 @@ class Point:
     method: str
     grid: str                      # the grid it belongs to: paper | extended
     hyper: dict                    # name -> value, lam included
-    embeddings: str = None         # 'base' or 'merge'; None: as the paper does for this method
+    embeddings: str = None         # 'base' or 'merge'; None: the method's default, under the preset 'paper' as the paper does
+    preset: str = "paper"          # whose meaning of the method: of vectors.PRESETS
     rungs: list = field(default_factory=list)   # scores, one entry a rung it ran
     dropped_after: int = None      # rung after which it left the race; None: it stayed
 
@@ -32,7 +37,7 @@ class Point:
     @property
     def lam(self): return self.hyper.get("lam", 1.)
     @property
-    def structure(self): return json.dumps([self.method, self.embeddings, self.structural], sort_keys=True)
+    def structure(self): return json.dumps([self.method, self.embeddings, self.structural, *([] if self.preset == "paper" else [self.preset])], sort_keys=True)
     @property
     def mean(self): return self.rungs[-1]["mean"]
     def standing(self, metric): return float(np.mean(list(self.rungs[-1][metric].values())))
@@ -42,9 +47,10 @@ def points(
     grid: dict,               # grid name -> method -> parameter -> values
     methods: list,            # which methods
     embeddings: str = None,   # of every point
+    preset: str = "paper",    # of every point
 ) -> list:                    # of Point
     "Every point of the grids."
-    return [Point(m, name, dict(zip(grid[name][m], combo)), embeddings) for name in grid for m in methods
+    return [Point(m, name, dict(zip(grid[name][m], combo)), embeddings, preset) for name in grid for m in methods
             for combo in itertools.product(*grid[name][m].values())]
 
 # %% ../nbs/lib/06_sweep.ipynb #6aeab1f3
@@ -82,33 +88,52 @@ class Sweep:
         metrics: dict,        # name -> statistics function (hypotheses, references) -> (n, k) array, and corpus score
         sizes: list,          # sentences a direction up to each rung
         seed: int = 42,       # of DARE's masks
-        kept: Path = None,    # file (JSON lines) with what was measured so far
+        kept: Path = None,    # file (JSON lines) with what was measured so far; raises UserError if it is another sweep's
+        threads: int = 1,     # that compute directions
     ):
         self.model, self.base, self.experts, self.contestants, self.translate = model, base, experts, contestants, translate
-        self.references, self.metrics, self.sizes, self.seed, self.kept = references, metrics, sizes, seed, kept and Path(kept)
+        self.references, self.metrics, self.sizes, self.seed, self.kept, self.threads = references, metrics, sizes, seed, kept and Path(kept), threads
         self.parameters, self.facts = dict(model.named_parameters()), {}
-        self.stats, self.looks = {}, {}      # (structure, lam, first) -> direction -> metric -> statistics; structure -> what was seen
-        self._recall()
+        self.stats, self.looks, self.models = {}, {}, {}      # (structure, lam, first) -> direction -> metric -> statistics; structure -> what was seen; (structure, lam) -> fingerprint of the model
+        if self.kept: self._recall()
+
+    @cached_property
+    def inputs(self):
+        "Digest of what the statistics hang on."
+        h = xxhash.xxh3_128(json.dumps([self.seed, self.sizes, list(self.metrics), self.references]).encode())
+        for who, s in [("", self.base), *sorted(self.experts.items())]:
+            for name in sorted(s):
+                h.update(json.dumps([who, name, str(s[name].dtype), *s[name].shape]).encode())
+                h.update(s[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return h.hexdigest()
 
     def _recall(self):
-        for line in self.kept.read_text(encoding="utf-8").splitlines() if self.kept and self.kept.exists() else ():
-            try: seen = json.loads(line)
-            except ValueError: continue      # the line at which the sweep was killed
-            if "look" in seen: self.looks[seen["structure"]] = seen["look"]
-            else: self.stats[seen["structure"], seen["lam"], seen["first"]] = {d: {m: np.array(s) for m, s in by.items()} for d, by in seen["stats"].items()}
+        lines = []
+        for line in self.kept.read_text(encoding="utf-8").splitlines() if self.kept.exists() else ():
+            try: lines.append(json.loads(line))
+            except ValueError: pass      # the line at which the sweep was killed
+        if not lines: self.kept.write_text(json.dumps({"inputs": self.inputs}), encoding="utf-8")
+        else: need(lines[0].get("inputs") == self.inputs, f"{self.kept} holds measurements of another sweep, with other models, seed, references, metrics or sizes: remove it, or name another file")
+        for seen in lines[1:]:
+            if "look" in seen:
+                self.looks[seen["structure"]] = seen["look"]
+                continue
+            if "model" in seen: self.models[seen["structure"], seen["lam"]] = seen["model"]
+            self.stats[seen["structure"], seen["lam"], seen["first"]] = {d: {m: np.array(s) for m, s in by.items()} for d, by in seen["stats"].items()}
 
     def _keep(self, **seen):
         if self.kept:
-            with open(self.kept, "a", encoding="utf-8") as f: f.write("\n" * (self.kept.stat().st_size > 0) + json.dumps(seen))
+            with open(self.kept, "a", encoding="utf-8") as f: f.write("\n" + json.dumps(seen))
 
     def toward(self, point):
         "The direction of a point's structural choice."
-        recipe = Recipe(point.method, point.structural, 1., "paper", point.embeddings, self.seed)
-        v, key = recipe.vectors(self.base, self.experts), (point.method, point.embeddings)
-        if key not in self.facts: self.facts[key] = prepare(recipe, v, [p.structural for p in self.contestants if (p.method, p.embeddings) == key])
+        recipe = Recipe(point.method, point.structural, 1., point.preset, point.embeddings, self.seed)
+        def kind(p): return p.method, p.embeddings, p.preset
+        v, key = recipe.vectors(self.base, self.experts, self.threads), kind(point)
+        if key not in self.facts: self.facts[key] = prepare(recipe, v, [p.structural for p in self.contestants if kind(p) == key])
         m = dict(directions(recipe, v, self.facts[key]))
         if point.structure not in self.looks:
-            self.looks[point.structure] = look = {"fingerprint": fingerprint(m), "notes": {what: sorted(names) for what, names in v.notes.items()}, "of": len(m)}
+            self.looks[point.structure] = look = {"notes": {what: sorted(names) for what, names in v.notes.items()}, "of": len(m)}
             self._keep(structure=point.structure, look=look)
         return m
 
@@ -126,6 +151,7 @@ class Sweep:
                 if (point.structure, point.lam, first) not in self.stats:
                     m = self.toward(point) if m is None else m
                     self.become(point, m)
+                    if (point.structure, point.lam) not in self.models: self.models[point.structure, point.lam] = fingerprint(self.parameters)
                     self._measure(point, first, last)
                 self._score(point, rung)
                 bar.update()
@@ -135,7 +161,7 @@ class Sweep:
         texts = self.translate(self.model, first, last)
         stats = {d: {name: statistics(texts[d], refs[first:last]) for name, (statistics, _) in self.metrics.items()} for d, refs in self.references.items()}
         self.stats[point.structure, point.lam, first] = stats
-        self._keep(structure=point.structure, lam=point.lam, first=first, stats={d: {m: s.tolist() for m, s in by.items()} for d, by in stats.items()})
+        self._keep(structure=point.structure, lam=point.lam, first=first, model=self.models[point.structure, point.lam], stats={d: {m: s.tolist() for m, s in by.items()} for d, by in stats.items()})
 
     def _score(self, point, rung):
         seen = [self.stats[point.structure, point.lam, first] for first in ([0] + self.sizes)[:rung + 1]]
@@ -150,20 +176,20 @@ def same_model(
     "Points that are one and the same model."
     by = defaultdict(list)
     for p in sweep.contestants:
-        if look := sweep.looks.get(p.structure): by[look["fingerprint"], p.lam if look["fingerprint"] != "zero" else 0].append(p)
+        if model := sweep.models.get((p.structure, p.lam)): by[model].append(p)
     return [same for same in by.values() if len({(p.structure, p.lam) for p in same}) > 1]
 
 def without_effect(
     sweep: Sweep,
 ) -> list:          # of (method, hyper-parameter)
     "Swept axes along which the model does not change."
-    model = {id(p): (look["fingerprint"], p.lam if look["fingerprint"] != "zero" else 0) for p in sweep.contestants if (look := sweep.looks.get(p.structure))}
+    model = {id(p): sweep.models[p.structure, p.lam] for p in sweep.contestants if (p.structure, p.lam) in sweep.models}
     out = []
     for method in dict.fromkeys(p.method for p in sweep.contestants):
         of = [p for p in sweep.contestants if p.method == method and id(p) in model]
         for axis in dict.fromkeys(k for p in of for k in p.hyper):
             lines = defaultdict(list)
-            for p in of: lines[json.dumps([p.grid, p.embeddings, {k: x for k, x in p.hyper.items() if k != axis}], sort_keys=True)].append(p)
+            for p in of: lines[json.dumps([p.grid, p.embeddings, p.preset, {k: x for k, x in p.hyper.items() if k != axis}], sort_keys=True)].append(p)
             swept = [l for l in lines.values() if len({p.hyper[axis] for p in l}) > 1]
             if swept and all(len({model[id(p)] for p in l}) == 1 for l in swept): out.append((method, axis))
     return out

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BLOCK', 'PRESETS', 'METHODS', 'state', 'named', 'headers', 'embedding_names', 'check_shapes', 'raw',
-           'finite', 'check_finite', 'need', 'piece', 'Parameter', 'TaskVectors', 'random_key', 'random_bits',
-           'least_bits', 'keep_mask', 'Method', 'method', 'find_method', 'check_hyper']
+           'finite', 'check_finite', 'need', 'piece', 'slices', 'Parameter', 'TaskVectors', 'random_key', 'random_bits',
+           'least_bits', 'keep_mask', 'Method', 'share', 'from_zero', 'method', 'find_method', 'check_hyper']
 
 # %% ../nbs/lib/05_vectors.ipynb #63c2ece9
-import hashlib, inspect, math, os
+import hashlib, inspect, math, os, threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +95,8 @@ def need(ok, message):
 
 def piece(x, where): return x[where].float().numpy() if isinstance(x, Tensor) else x[where]
 
+def slices(n, size): return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
 @dataclass
 class Parameter:
     "One parameter in the base and in every expert."
@@ -110,9 +112,9 @@ class Parameter:
         "Slices of the flattened parameter, each with (N, size) task vectors (or, with delta=False, weights) in float32."
         origin, *ends = (raw(t) for t in (self.base, *self.experts))
         room = torch.empty(len(ends), min(size, len(origin)), dtype=torch.float32)
-        for i in range(0, len(origin), size):
-            where = slice(i, min(i + size, len(origin)))
-            d = room if where.stop - i == room.shape[1] else torch.empty(len(ends), where.stop - i, dtype=torch.float32)     # kernels want it contiguous
+        for where in slices(len(origin), size):
+            n = where.stop - where.start
+            d = room if n == room.shape[1] else torch.empty(len(ends), n, dtype=torch.float32)     # kernels want it contiguous
             start = piece(origin, where)
             for row, end in zip(d.numpy(), ends): kernels.subtract(piece(end, where), start, row) if delta else kernels.widen(piece(end, where), row)
             yield where, d
@@ -123,13 +125,22 @@ class Parameter:
         for where, d in self.blocks(delta): m[where] = f(where, d)
         return m.view(self.shape)
 
+    def accumulate(self, add, finish=None, size=BLOCK):
+        "A direction like the parameter, block by block: add(i, slice, end, origin, out) adds to out what expert i gives, the first begins it; finish(slice, block) may change each block. No task vector is stored."
+        origin, *ends = (raw(t) for t in (self.base, *self.experts))
+        m = torch.empty(len(origin), dtype=torch.float32)
+        for where in slices(len(origin), size):
+            start, block = piece(origin, where), m[where]
+            for i, end in enumerate(ends): add(i, where, piece(end, where), start, block.numpy())
+            if finish: finish(where, block)
+        return m.view(self.shape)
+
     def row(self, i, size=1 << 20):
         "The task vector of expert i, block by block: (size,) float32 NumPy arrays."
         origin, end = raw(self.base), raw(self.experts[i])
         room = np.empty(min(size, len(origin)), np.float32)
-        for at in range(0, len(origin), size):
-            where = slice(at, min(at + size, len(origin)))
-            d = room[:where.stop - at]
+        for where in slices(len(origin), size):
+            d = room[:where.stop - where.start]
             kernels.subtract(piece(end, where), piece(origin, where), d)
             yield d
 
@@ -150,14 +161,18 @@ class Parameter:
             g += d @ d.T
         return g
 
+    def one_each(self, values):
+        "What is given for each expert, as a list in their order: values are a mapping by expert, or such a list."
+        names = list(self.whole.experts)
+        if isinstance(values, Mapping):
+            need(set(names) <= values.keys(), f"values are given for {list(values)}, the experts are {names}: give one for each")
+            return [values[n] for n in names]
+        need(len(values) == len(names), f"{len(values)} values are given for {len(names)} experts: give one for each")
+        return list(values)
+
     def numbers(self, value):
         "A hyper-parameter as one number an expert: it may be one for all, a list, or a mapping by expert."
-        names = list(self.whole.experts)
-        if isinstance(value, Mapping):
-            need(set(names) <= value.keys(), f"values are given for {sorted(value)}, the experts are {names}: give one for each")
-            value = [value[n] for n in names]
-        if isinstance(value, (list, tuple)): need(len(value) == len(names), f"{len(value)} values are given for {len(names)} experts: give one for each, or one for all")
-        return [float(x) for x in value] if isinstance(value, (list, tuple)) else [float(value)] * len(names)
+        return [float(x) for x in self.one_each(value)] if isinstance(value, (Mapping, list, tuple)) else [float(value)] * len(self.whole.experts)
 
     def per_expert(self, value):
         "The same as a column, (N, 1) float32."
@@ -181,7 +196,7 @@ class TaskVectors:
 
     def parameter(self, name):
         "One parameter, read."
-        return Parameter(name, self.base[name], [e[name] for e in self.experts.values()], self)
+        return Parameter(name, self.base[name].cpu(), [e[name].cpu() for e in self.experts.values()], self)     # models may live on another device
 
     def each(self, f, names=None):
         "Yield (name, f(parameter)), in order, computed on `threads` threads."
@@ -189,21 +204,23 @@ class TaskVectors:
         if self.threads == 1:
             yield from ((n, f(self.parameter(n))) for n in names)
             return
-        size, waiting, under_work = {n: headers(self.base)[n].numel() for n in names}, deque(), 0
-        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for n in names:
-                    while waiting and (under_work + size[n] > self.ahead or len(waiting) > 64 * self.threads):
-                        first, result = waiting.popleft()
-                        yield first, result.result()
-                        under_work -= size[first]
-                    waiting.append((n, pool.submit(lambda n=n: f(self.parameter(n)))))
-                    under_work += size[n]
-                while waiting:
+        size, waiting, under_work, workers = {n: headers(self.base)[n].numel() for n in names}, deque(), 0, set()
+        def begin():
+            torch.set_num_threads(1)
+            workers.add(threading.get_ident())
+        pool = ThreadPoolExecutor(self.threads, initializer=begin)
+        try:
+            for n in names:
+                while waiting and (under_work + size[n] > self.ahead or len(waiting) > 64 * self.threads):
                     first, result = waiting.popleft()
                     yield first, result.result()
-            finally:
-                for _, result in waiting: result.cancel()
+                    under_work -= size[first]
+                waiting.append((n, pool.submit(lambda n=n: f(self.parameter(n)))))
+                under_work += size[n]
+            while waiting:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        finally: pool.shutdown(wait=threading.get_ident() not in workers, cancel_futures=True)     # whoever drops this half done may leave it to the garbage collector, and that runs on any thread, these too
 
 # %% ../nbs/lib/05_vectors.ipynb #fa8b48a9
 def random_key(
@@ -258,6 +275,7 @@ class Method:
     embeddings: str           # 'base' or 'merge', unless the user says otherwise
     prepare: object = None    # (TaskVectors, list of hyper) -> facts about the whole model, for all hyper-parameters together
     experts: tuple = (1, math.inf)   # least and most experts
+    ranges: dict = field(default_factory=dict)   # hyper-parameter -> (what it does and in which range, in words; value -> whether it lies there)
 
     @property
     def parameters(self):
@@ -266,16 +284,21 @@ class Method:
 
 METHODS = {}   # name -> preset -> Method
 
+def share(x): return 0 <= x <= 1
+def from_zero(x): return x >= 0
+
 def method(
     preset: str = None,          # whose meaning this is; None: everybody's
     embeddings: str = "merge",   # 'base' or 'merge'
     prepare=None,                # see Method
     name: str = None,            # if the function is named otherwise
     experts: tuple = (1, math.inf),
+    ranges: dict = {},           # see Method
 ):                               # decorator
     "Register a merging method."
     def register(f):
-        m = Method(name or f.__name__, preset, f, embeddings, prepare, experts)
+        m = Method(name or f.__name__, preset, f, embeddings, prepare, experts, ranges)
+        assert ranges.keys() <= m.parameters.keys()
         METHODS.setdefault(m.name, {})[preset] = m
         return f
     return register
@@ -296,8 +319,14 @@ def check_hyper(
     m: Method,
     hyper: dict,     # name -> value
 ):
-    "Refuse a hyper-parameter that the method does not have, or one that is missing."
+    "Refuse a hyper-parameter that the method does not have, one that is missing, or a value that none can have."
     for k in hyper:
         if k not in m.parameters: raise UserError(f"{m.name} has no hyper-parameter {k!r}: {nearest(k, [*m.parameters, 'lam', 'embeddings'])}")
     for k, x in m.parameters.items():
         if x.default is inspect.Parameter.empty and k not in hyper: raise UserError(f"{m.name} needs the hyper-parameter {k!r}; it takes: {', '.join(m.parameters)}")
+    for k, x in hyper.items():
+        kind, (words, fits) = m.parameters[k].annotation, m.ranges.get(k, (None, lambda y: True))
+        if kind is bool and x not in (0, 1): raise UserError(f"{m.name}: {k} must be True or False: got {x!r}")
+        for y in x.values() if isinstance(x, Mapping) else x if isinstance(x, (list, tuple)) else [x]:
+            if kind in (int, float) and (isinstance(y, bool) or not isinstance(y, (int, kind)) or not math.isfinite(y)): raise UserError(f"{m.name}: {k} must be a {'whole' if kind is int else 'finite'} number: got {y!r}")
+            if not fits(y): raise UserError(f"{m.name} {words}: got {y!r}")

@@ -18,16 +18,17 @@ RECORDED = Path(__file__).parent / "data" / "grid-bi-hi.jsonl.xz"
 
 def sweep_of(tmp_path, study, rungs):
     "A sweep that has measured everything before, at these rungs; translating again is an error."
-    kept = tmp_path / f"grid-{'-'.join(map(str, rungs))}.jsonl"
-    with lzma.open(RECORDED, "rt", encoding="utf-8") as recorded, open(kept, "w", encoding="utf-8") as out:
+    def never(*_): raise AssertionError("nothing is translated: all is recorded")
+    score = {name: (None, lambda s, name=name: metrics.corpus_score(name, s)) for name in ("BLEU", "chrF2")}
+    grid, file = {g: study.grid[g] for g in ("paper", "extended")}, tmp_path / f"grid-{'-'.join(map(str, rungs))}.jsonl"
+    def sweep(kept=None): return Sweep(torch.nn.Linear(1, 1), {}, {}, points(grid, study.methods), never, {d: [""] * rungs[-1] for d in study.groups["bi-hi"]}, score, rungs, kept=kept)
+    with lzma.open(RECORDED, "rt", encoding="utf-8") as recorded, open(file, "w", encoding="utf-8") as out:
+        out.write(json.dumps(dict(inputs=sweep().inputs)))
         for seen in map(json.loads, recorded):
             for first, last in zip([0, *rungs], rungs):
                 part = {d: {m: s[first:last] for m, s in by.items()} for d, by in seen["stats"].items()}
-                out.write(json.dumps(dict(seen, first=first, stats=part)) + "\n")
-    def never(*_): raise AssertionError("nothing is translated: all is recorded")
-    score = {name: (None, lambda s, name=name: metrics.corpus_score(name, s)) for name in ("BLEU", "chrF2")}
-    grid = {g: study.grid[g] for g in ("paper", "extended")}
-    return Sweep(torch.nn.Linear(1, 1), {}, {}, points(grid, study.methods), never, {d: [""] * rungs[-1] for d in study.groups["bi-hi"]}, score, rungs, kept=kept)
+                out.write("\n" + json.dumps(dict(seen, first=first, stats=part)))
+    return sweep(file)
 
 
 @pytest.fixture(scope="module")
