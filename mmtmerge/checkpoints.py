@@ -266,11 +266,11 @@ def _leaves(x, at=""):
         for k, y in below: yield from _leaves(y, f"{at}/{k}")
 
 def in_words(
-    x,    # a hyper-parameter: a number, a list or mapping of them, or of tensors
-):        # itself; of tensors how many they are, and one XXH3-128
+    x,    # a hyper-parameter: a number, a text, a list or mapping of them or of tensors, or a function
+):        # numbers and texts as they are; of tensors how many they are, and one XXH3-128
     "A hyper-parameter as a model card shows it."
     tensors = sorted(((at, t) for at, t in _leaves(x) if isinstance(t, torch.Tensor)), key=lambda e: e[0])
-    if not tensors: return x
+    if not tensors: return x if all(isinstance(y, (int, float, str)) for _, y in _leaves(x)) else type(x).__name__
     h = xxhash.xxh3_128()
     for at, t in tensors: h.update(f"{at} {t.dtype} {tuple(t.shape)}".encode() + t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"{len(tensors)} tensors, XXH3-128 {h.hexdigest()}"
