@@ -325,7 +325,7 @@ def check_loads(
         with _quiet(logging):
             config = AutoConfig.from_pretrained(c.folder, local_files_only=True)
             with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            _, said = type(model).from_pretrained(None, config=model.config, state_dict=dict(c.headers), dtype=torch.float32, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True)
+            _, said = type(model).from_pretrained(None, config=model.config, state_dict=dict(c.headers), dtype=torch.float32, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True)
     except Exception as e: raise UserError(f"{called}: Transformers cannot build this model ({e}): check the base's config.json") from None
     for n in sorted(said["missing_keys"]): raise UserError(f"{called}: Transformers expects a tensor {n!r} that the base does not have: the base is not whole, or its config.json is not its own")
     for n, ours, its in sorted(said["mismatched_keys"]): raise UserError(f"{called}: tensor {n!r} is {tuple(ours)}, config.json says {tuple(its)}: the base's config.json is not its own")
@@ -417,7 +417,7 @@ def open_models(
     pairs = list(experts.items() if isinstance(experts, Mapping) else zip(expert_names(experts), experts))
     seen = {}
     for who, e in pairs:
-        need((at := Path(e).resolve()) not in seen, f"{e} is given twice, as expert {seen.get(at)} and as {who}")
+        need((at := Path(e).resolve()) not in seen, f"{e} is given twice, as expert {seen.get(at)}{f' and as {who}' if seen.get(at) != who else ''}")
         seen[at] = who
     return Checkpoint(base), {who: Checkpoint(e) for who, e in pairs}
 
