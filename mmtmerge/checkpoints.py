@@ -317,7 +317,7 @@ def check_loads(
     "Refuse what Transformers would not load whole; it is asked once and its consent kept, for to import it takes seconds."
     called, types = called or c.folder, ("dtype", "torch_dtype")
     asked = json.dumps([{k: x for k, x in c.config.items() if k not in types}, [(n, t.shape, t.is_floating_point()) for n, t in c.headers.items()], version("transformers")], sort_keys=True)
-    kept = cache_dir() / "loads" / f"{xxhash.xxh3_128_hexdigest(asked)}.json"
+    kept = cache_dir() / "loads" / f"{xxhash.xxh3_128_hexdigest(asked.encode())}.json"
     with contextlib.suppress(OSError, UserError): return read_json(kept)
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
