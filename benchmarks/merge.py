@@ -12,17 +12,21 @@ What is assumed:
   keeps what one wrote from disturbing the next.
 - Seconds are the best of --repeat whole processes, memory is the largest seen: resident pages of the process tree, every 20 ms, with
   those of mapped files (both tools map files) and without (RssAnon). Linux only.
-- Start-up is a process that imports and merges nothing: mergekit's --help, and our modules (our --help would not even load torch).
+- Start-up is a process that imports and merges nothing: mergekit's --help, and our modules, imported as our command imports them
+  (our --help would not even load torch).
   "Smallest" is a whole merge of a model of 75 k parameters: all that does not depend on size.
 - What Transformers expects of a config.json ours asks once and keeps in its cache, which begins empty here: "first" is a merge that
   must ask, the others find the answer.
 - The floor reads every input and writes as many bytes as one output has, with one buffer in one thread.
-- The grid is the paper's (60 points of a group): ours makes them resident one after another in one process, from 16 directions;
-  mergekit's time is EXTRAPOLATED from its one run of each method, start-up counted 60 times, as its user pays it.
+- The grid is the paper's (60 points of a group): ours is one rung of the study's sweep, which makes them resident one after another
+  in one process, from 16 directions, and takes their fingerprints; only its translation is left out. mergekit's time is EXTRAPOLATED
+  from its one run of each method, start-up counted 60 times, as its user pays it.
+- TIES of the preset `paper` has thresholds of whole models, which mergekit has not: ours is timed alone.
 """
 import contextlib, glob, importlib.util, json, math, os, platform, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import numpy as np, psutil, torch, typer
@@ -31,14 +35,15 @@ from tabulate import tabulate
 
 from mmtmerge.checkpoints import Checkpoint, plan_shards
 from mmtmerge.core import UserError, nearest, write_json
-from mmtmerge.merge import Recipe, apply_, directions, prepare
 from mmtmerge.methods import spread
+from mmtmerge.sweep import Point, Sweep
 from mmtmerge.vectors import TaskVectors, need
 
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 SIZES = {"smallest": ("qwen2", 32, 64, 1, 2, 1, 2048), "tiny": ("qwen2", 96, 288, 4, 4, 2, 8192),
          "135m": ("llama", 576, 1536, 30, 9, 3, 49152), "3b": ("qwen2", 2048, 11008, 36, 16, 2, 151936)}
 METHODS = {"ties": {"weight": 1., "density": .5}, "sce": {"select_topk": .5}, "dare_linear": {"weight": 1., "density": .3}, "task_arithmetic": {"weight": 1., "lambda": .3}}
+PAPER = ("--method", "ties", "--preset", "paper", "--K", .5, "--lam", .3)
 LIMITS = {"ties": 8, "sce": 8, "dare_linear": 4, "grid": 40}     # times faster than mergekit
 FLOORS, PEAK = 2, 8                                              # Task Arithmetic against the floor; 10^9 bytes, for 3b
 LAMS = (.1, .2, .3, .4, .5)
@@ -51,7 +56,7 @@ def command(tool, config=None, out=None):
     "How a merge is started; without a configuration, the same start with nothing to do."
     if tool == "mergekit": return [sys.executable, "-m", "mergekit.scripts.run_yaml", *([config, out] if config else ["--help"])]
     if config: return [sys.executable, "-m", "mmtmerge.cli", "merge", "--config", config, "--out", out]
-    return [sys.executable, "-c", "import mmtmerge.cli, mmtmerge.recipes, mmtmerge.checkpoints"]
+    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.checkpoints\nimport mmtmerge.recipes"]
 
 # Inputs
 def architecture(size, layers=None):
@@ -160,6 +165,13 @@ class Bench:
             return command(tool, config, self.out(tool))
         return self.each(f"{method}, {base.parent.name}, {len(experts)} experts", argv, tools, untimed)
 
+    def paper_ties(self, base, experts):
+        "Our TIES with thresholds of whole models."
+        def argv(tool):
+            shutil.rmtree(self.out(tool), ignore_errors=True)
+            return [sys.executable, "-m", "mmtmerge.cli", "merge", *PAPER, "--base", base, *(x for e in experts for x in ("--expert", e)), "--out", self.out(tool)]
+        return self.each(f"ties of the paper, {base.parent.name}, {len(experts)} experts", argv, ["ours"])["ours"]
+
     def compare(self, method, base, experts):
         "Largest relative difference of the outputs, how many values differ, and how far each tool moved."
         origin, ours, theirs = (Checkpoint(f) for f in (base, self.out("ours"), self.out("mergekit")))
@@ -189,17 +201,11 @@ def tied_at_threshold(method, theta):
 
 # The grid, in a process of its own: python benchmarks/merge.py make-grid BASE EXPERT...
 def make_grid(base, *experts):
-    "Make every point of the paper's grids resident, one after another."
-    base, experts = dict(Checkpoint(base)), [dict(Checkpoint(e)) for e in experts]
+    "Score every point of the paper's grids as the study does, with a translation that takes no time."
+    base, experts = dict(Checkpoint(base)), {Path(e).name: dict(Checkpoint(e)) for e in experts}
     model = {n: torch.empty_like(t) for n, t in base.items()}
-    for method, sets, lams in GRID.values():
-        recipes = [Recipe(method, hyper) for hyper in sets]
-        v = recipes[0].vectors(base, experts, os.cpu_count())
-        facts = prepare(recipes[0], v, sets)
-        for recipe in recipes:
-            m = dict(directions(recipe, v, facts))
-            for lam in lams: apply_(model, base, m, lam)
-            del m
+    contestants = [Point(method, "paper", hyper | {"lam": lam}) for method, sets, lams in GRID.values() for hyper in sets for lam in lams]
+    Sweep(SimpleNamespace(named_parameters=model.items), base, experts, contestants, lambda *_: {"": [""]}, {"": [""]}, {"none": (lambda *_: np.zeros((1, 1)), lambda s: 0.)}, [1]).score(contestants, 0)
 
 # Scaling
 def line(points):
@@ -208,15 +214,16 @@ def line(points):
     slope, intercept = np.polyfit(x, y, 1) if len(x) > 2 else (None, None)
     return {"points": points, "slope": slope, "intercept": intercept, "r2": None if slope is None else 1 - ((y - slope * x - intercept)**2).sum() / ((y - y.mean())**2).sum()}
 
-def scale(bench, size, base, experts, n, whole):
-    "Our TIES over model sizes and over numbers of experts; `whole` are the seconds of all."
+def scale(bench, size, base, experts, n, whole, paper):
+    "Our TIES over model sizes and over numbers of experts; `whole` and `paper` are the seconds of all, in mergekit's meaning and in the paper's."
     def seconds(base, experts): return bench.merge("ties", base, experts, ["ours"])["ours"]["seconds"]
     sizes = []
     for share in (.25, .5):
         small, its, fewer = family(bench.work, size, len(experts), max(1, round(share * SIZES[size][3])))
         sizes.append((fewer, seconds(small, its)))
         shutil.rmtree(small.parent)
-    return {"parameters": line([*sizes, (n, whole)]), "experts": line([*((k, seconds(base, experts[:k])) for k in range(1, len(experts))), (len(experts), whole)])}
+    return {"parameters": line([*sizes, (n, whole)]), "experts": line([*((k, seconds(base, experts[:k])) for k in range(1, len(experts))), (len(experts), whole)]),
+            "experts, preset paper": line([*((k, bench.paper_ties(base, experts[:k])["seconds"]) for k in range(1, len(experts))), (len(experts), paper)])}
 
 def draw(scaling, path):
     "Time against parameters and against experts."
@@ -224,10 +231,10 @@ def draw(scaling, path):
     import matplotlib.pyplot as plt, seaborn as sns
     sns.set_theme(style="ticks", palette="colorblind")
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True, layout="constrained")
-    for ax, s, unit, label in zip(axes, scaling.values(), (1e6, 1), ("millions of parameters", "experts")):
+    for (kind, s), ax, unit, label, color in zip(scaling.items(), (axes[0], axes[1], axes[1]), (1e6, 1, 1), ("millions of parameters", "experts", "experts"), ("C0", "C0", "C1")):
         x, y = np.array(s["points"], dtype=float).T
-        ax.plot(x / unit, y, "o", clip_on=False)
-        if s["r2"] is not None: ax.plot(x / unit, s["slope"] * x + s["intercept"], label=f"$R^2$ = {s['r2']:.3f}"); ax.legend(frameon=False, loc="lower right")
+        ax.plot(x / unit, y, "o", color=color, clip_on=False)
+        if s["r2"] is not None: ax.plot(x / unit, s["slope"] * x + s["intercept"], color=color, label=f"{'preset paper, ' * kind.endswith('paper')}$R^2$ = {s['r2']:.3f}"); ax.legend(frameon=False, loc="lower right")
         ax.set(xlabel=label, xlim=(0, None), ylim=(0, None))
     axes[0].set_ylabel("TIES, seconds")
     sns.despine(fig); fig.savefig(path, dpi=160)
@@ -251,7 +258,7 @@ def judge(r):
             judged[what] = f"apart <= {FLOORS} floors: {floors:.1f} ({smallest:.1f} apart from smallest)", floors <= FLOORS
         else: judged[what] = f"ratio >= {LIMITS[what]}", runs["mergekit"]["seconds"] >= LIMITS[what] * runs["ours"]["seconds"] if "mergekit" in runs else None
     if r["options"]["size"] == "3b":
-        peak = max(runs["ours"]["peak"] for runs in r["merges"].values()) / 1e9
+        peak = max(runs["peak"] for runs in [*(m["ours"] for m in r["merges"].values()), *filter(None, [r["ties of the paper"]])]) / 1e9
         judged["peak of a merge"] = f"<= {PEAK} GB: {peak:.2f}", peak <= PEAK
     return judged
 
@@ -270,6 +277,7 @@ def report(r):
     print("\n" + tabulate([row(what, *verdict) for what, verdict in judge(r).items()], tablefmt="github", floatfmt=".2f",
                           headers=["", "ours s", "mergekit s", "ratio", "limit", "met", "ours apart s", "mergekit apart s", "ours GB", "mergekit GB", "largest relative difference"]))
     print("\napart: without start-up; GB: peak resident memory with / without pages of files" + ("; grid: 60 points made by ours, mergekit's time is EXTRAPOLATED from its single runs" if r["grid"] else ""))
+    if alone := r["ties of the paper"]: print(f"TIES of the paper: ours {alone['seconds']:.2f} s, {alone['peak'] / 1e9:.2f} / {alone['peak_anonymous'] / 1e9:.2f} GB")
     for k, s in (r["scaling"] or {}).items():
         print(f"TIES over {k}: " + ", ".join(f"{n:,} {t:.2f} s" for n, t in s["points"]) + ("" if s["r2"] is None else f"; line {s['intercept']:.2f} + {s['slope']:.3g} n, R2 {s['r2']:.4f}"))
     if r["options"]["size"] == "tiny": print("limits are meant for 135m and 3b: with tiny, start-up is all there is")
@@ -290,16 +298,17 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     r = {"machine": machine(), "options": {"size": size, "experts": experts, "repeat": repeat, "mergekit dtype": dtype}, "parameters": n,
          "floor": {"seconds": min(floors), "all": floors, "read": read, "written": 2 * n, "fits_into_memory": read < psutil.virtual_memory().available},
          "smallest": b.merge("task_arithmetic", *family(work, "smallest", experts)[:2], untimed=1), "start-up": b.each("start-up", command),
-         "first": b.merge("task_arithmetic", base, its, ["ours"], fresh=True), "merges": {}, "grid": None, "scaling": None}
+         "first": b.merge("task_arithmetic", base, its, ["ours"], fresh=True), "merges": {}, "ties of the paper": None, "grid": None, "scaling": None}
     for method in methods:
         runs = r["merges"][method] = b.merge(method, base, its)
         for t, x in runs.items(): x["apart"], x["apart_from_smallest"] = (x["seconds"] - r[k][t]["seconds"] for k in ("start-up", "smallest"))
         if "mergekit" in tools: runs["difference"] = b.compare(method, base, its)
+    if "ties" in methods: r["ties of the paper"] = b.paper_ties(base, its)
     if grid:
         r["grid"] = b.each("grid", lambda _: [sys.executable, __file__, "make-grid", base, *its], ["ours"])
         if "mergekit" in tools and set(methods) == set(GRID):
             r["grid"]["mergekit"] = {"seconds": sum(len(sets) * len(lams) * r["merges"][m]["mergekit"]["seconds"] for m, (_, sets, lams) in GRID.items()), "extrapolated": True}
-    if scaling and "ties" in methods: r["scaling"] = scale(b, size, base, its, n, r["merges"]["ties"]["ours"]["seconds"])
+    if scaling and "ties" in methods: r["scaling"] = scale(b, size, base, its, n, r["merges"]["ties"]["ours"]["seconds"], r["ties of the paper"]["seconds"])
     for old in (work / "cache", *map(b.out, tools)): shutil.rmtree(old)
     return r
 

@@ -3,9 +3,13 @@ import functools, itertools
 
 import pytest
 import torch
+import yaml
 
+from mmtmerge.checkpoints import Checkpoint
 from mmtmerge.merge import Recipe, directions, fingerprint, merge_state_dicts
 from mmtmerge.methods import magnitudes_at
+from mmtmerge.recipes import WHOLE, read_config, write_config
+from mmtmerge.settings import load
 from mmtmerge.vectors import METHODS, Parameter, TaskVectors, keep_mask, random_bits, random_key
 
 EMBED = "model.embed_tokens.weight"
@@ -51,8 +55,8 @@ MERGEKIT = [(m, h) for m, hs in dict(
     breadcrumbs=grid(weight=[W], density=[.3, .7, .9, 1.], gamma=[.01, .1]) + [dict(weight=W, density=DENSITY, gamma=dict(a=.1, b=.2, c=0., d=.05), rescale=True, normalize=True, lam=.6)],
     breadcrumbs_ties=grid(weight=[W], density=[.3, .7, 1.], gamma=[.01, .2]) + [dict(weight=W, density=.7, normalize=True, lam=.6)],
     sce=grid(select_topk=[0., .1, .3, .5, .7, .9, 1.]) + [dict(select_topk=.5, int8_mask=True)],
-    slerp=grid(t=[0., .25, .5, 1.]), model_stock=grid(filter_wise=[False, True]), karcher=[{}, dict(max_iter=3), dict(tol=1e-3)],
-    della=[dict(weight=W, density=1.)], della_linear=[dict(weight=W, density=1., lam=.5)], dare_linear=[dict(weight=W, density=1.5, normalize=True)], dare_ties=[dict(weight=W, lam=.5)],
+    slerp=grid(t=[0., 1., .25, .5]), model_stock=grid(filter_wise=[False, True]), karcher=[{}, dict(max_iter=3), dict(tol=1e-3)],
+    della=[dict(weight=W, density=1.)], della_linear=[dict(weight=W, density=1., lam=.5)], dare_linear=[dict(weight=W, density=1., normalize=True)], dare_ties=[dict(weight=W, lam=.5)],
 ).items() for h in hs]
 
 def oracle(base, experts, method, **hyper):
@@ -76,6 +80,43 @@ def test_mergekit_on_all_shared_methods():
     "No method that both have lacks a comparison."
     kit = pytest.importorskip("mergekit.merge_methods")
     assert {m.spec.name for m in kit.registered_methods()} & {m for m in METHODS if {"mergekit", None} & set(METHODS[m])} == {m for m, _ in MERGEKIT}
+
+@functools.cache
+def study_models():
+    "The laptop study's base and its four experts into English: the first rows of the embeddings and of every tensor of a block."
+    study = load("laptop")
+    folders = [study.result(*at).parent / "checkpoint" for at in [("base", "base"), *(("finetune", d) for d in study.groups["indic-en"])]]
+    if any(not f.exists() for f in folders): pytest.skip("make the laptop's base and experts first: mmtmerge rebuild")
+    base, *experts = ({k: c[k][:200].float() for k in c if k == EMBED or ".layers.7." in k} for c in map(Checkpoint, folders))
+    return base, dict(zip("abcd", experts))
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method, hyper", MERGEKIT, ids=short)
+def test_mergekit_on_the_study(method, hyper):
+    "Equal on trained experts too, whose task vectors are small and full of zeros: weights to 1e-6, task vectors as far as float32 weights tell."
+    base, experts = study_models()
+    if method == "slerp": experts = dict(a=experts["a"])
+    hyper = {k: of(v, experts) for k, v in hyper.items()}
+    got, want = merge_state_dicts(base, experts, method, "mergekit", **hyper), oracle(base, experts, method, **hyper)
+    close(got, want)
+    for k in want:
+        if not torch.equal(want[k], base[k]): assert float(((got[k] - want[k]).abs() - 1e-7 * want[k].abs()).max()) <= 1e-4 * float((want[k] - base[k]).abs().max()), k
+
+@pytest.mark.parametrize("method, hyper", MERGEKIT, ids=short)
+def test_configurations(method, hyper, tmp_path):
+    "What is written mergekit reads: it knows every parameter and misses none; read again it is the same merge."
+    kit = pytest.importorskip("mergekit.merge_methods")
+    from mergekit.config import MergeConfiguration
+    experts = {who: f"experts/{who}" for who in "abcd"[:1 if method == "slerp" else 4]}
+    hyper = {k: of(v, experts) for k, v in hyper.items()}
+    lam, file = hyper.pop("lam", 1.), tmp_path / "merge.yml"
+    file.write_text(write_config(Recipe(method, hyper, lam, "mergekit"), "base", experts, "bfloat16"))
+    theirs = MergeConfiguration.model_validate(yaml.safe_load(file.read_text()))
+    parameters = next(m.spec.parameters for m in kit.registered_methods() if m.spec.name == method)
+    for model in theirs.models: assert {p.name for p in parameters if p.required} <= {*(theirs.parameters or {}), *(model.parameters or {})} <= {p.name for p in parameters}
+    alike = {k: v if k in WHOLE else list(v.values()) if isinstance(v, dict) else [v] * len(experts) for k, v in hyper.items()}
+    assert (theirs.dtype, theirs.out_dtype) == ("float32", "bfloat16")
+    assert read_config(file) == dict(base="experts/a" if method in ("linear", "karcher") else "base", experts=list(experts.values()), method=method, preset="mergekit", lam=lam, dtype="bfloat16", **alike)
 
 @pytest.mark.parametrize("scale", [1., 1e-2, 1e-4])
 def test_sce_of_tiny_deltas(scale):
@@ -116,6 +157,22 @@ def test_random_methods_of_mergekit(method, normalize, rescale, case):
     else: hyper, masks = dict(density=.6, epsilon=.3), della_masks(*case, .6, .3, 7)
     got = merge_state_dicts(*case, method, "mergekit", weight=W, normalize=normalize, rescale=rescale, lam=.7, seed=7, **hyper)
     close(got, generalized(*case, masks, W, method in ("dare_ties", "della"), normalize, rescale, .7))
+
+@pytest.mark.parametrize("density", [.3, .7])
+@pytest.mark.parametrize("method, more", [("dare_linear", {}), ("della_linear", dict(epsilon=.2))], ids=short)
+def test_statistics_of_random_masks(method, more, density):
+    "Over many draws every entry is dropped as often, and is on average as large, as mergekit makes it, within 5 standard errors; each draw keeps the norm."
+    g, draws = torch.Generator().manual_seed(0), 300
+    base, experts = {"w": torch.zeros(20, 50)}, {"a": {"w": torch.randn(20, 50, generator=g)}}
+    hyper = dict(weight=1., density=density, **more)
+    torch.manual_seed(0)
+    ours = torch.stack([merge_state_dicts(base, experts, method, "mergekit", seed=s, **hyper)["w"] for s in range(draws)]).double()
+    theirs = torch.stack([oracle(base, experts, method, **hyper)["w"] for _ in range(draws)]).double()
+    for x in ours, theirs: torch.testing.assert_close(x.abs().sum((1, 2)), experts["a"]["w"].double().abs().sum().expand(draws), rtol=1e-5, atol=0)
+    for x, y in (ours, theirs), ((ours == 0).double(), (theirs == 0).double()):
+        assert ((x.mean(0) - y.mean(0)).abs() <= 5 * ((x.var(0) + y.var(0)) / draws).sqrt()).all()
+    shares = [(x == 0).double().mean() for x in (ours, theirs)]
+    for share in shares: assert abs(share - (1 - density)) <= 5 * (density * (1 - density) / ours.numel()) ** .5
 
 def paper(base, experts, embeddings, merge, lam):
     "Models merged as single vectors: merge maps (N, n) task vectors to (n,)."

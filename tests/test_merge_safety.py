@@ -1,5 +1,6 @@
 "Merges from disk to disk: what does not fit is refused by name, what is killed, collides or fills the disk leaves nothing, and what is written loads."
 import json, os, shutil, signal, subprocess, sys, threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from mmtmerge import checkpoints
 from mmtmerge.checkpoints import merge_checkpoints
 from mmtmerge.core import UserError, root
-from mmtmerge.merge import merge_state_dicts
+from mmtmerge.merge import Recipe, apply_, directions, merge_state_dicts
 
 MINI = root() / "mmtmerge/data/miniature"
 NORM, UP, EMBED, HEAD = "model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
@@ -96,27 +97,31 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     row("no config", lambda d: (d / "a/config.json").unlink(), "/a/config.json is missing", "no Hugging Face checkpoint"),
     row("config truncated", Cut("a/config.json", 200), "/a/config.json is not whole JSON", AGAIN),
     row("config no object", Put("a/config.json", "[1]"), "/a/config.json"),
+    row("adapter", lambda d: (d / "a/config.json").rename(d / "a/adapter_config.json"), "/a holds an adapter, not a model", "merge_and_unload"),
     row("no weights", lambda d: (d / "a" / W).unlink(), "/a holds no .safetensors file"),
     row("pickle only", lambda d: (d / "a" / W).rename(d / "a/pytorch_model.bin"), "/a holds pytorch_model.bin", "can run code", "from_pretrained('", "save_pretrained('"),
     row("weights truncated", Cut(f"a/{W}", 100_000), f"/a/{W} is truncated", AGAIN),
     row("header garbage", Put(f"b/{W}", (50).to_bytes(8, "little") + b"\xff" * 5000), f"/b/{W} is truncated or damaged", AGAIN),
     row("LFS pointer", Put(f"a/{W}", "version https://git-lfs.github.com/spec/v1\nsize 3159968\n"), f"/a/{W} is truncated or damaged", AGAIN),
     row("shard missing", lambda d: (shard(d / "a", 3), (d / "a/model-00002-of-00003.safetensors").unlink()), "/a/model-00002-of-00003.safetensors is missing", "fetch the"),
+    row("weights twice", lambda d: (shard(d / "a", 2), shutil.copy(d / "b" / W, d / "a" / W)), f"/a holds {W}, which Transformers reads, and {INDEX}", "remove the one"),
     row("index too long", lambda d: shard(d / "a", 2, lambda files, at: at.update(nowhere=[*files][0])), f"/a/{INDEX}: tensor 'nowhere' is listed, but not in its file"),
     row("tensor twice", lambda d: shard(d / "a", 2, lambda files, at: [s.update({NORM: torch.ones(96)}) for s in files.values()]), f"'{NORM}' is in another file of", "remove the file"),
     row("tensor of odd type", Add("a", odd=torch.ones(2, dtype=torch.uint32)), f"/a/{W}: tensor 'odd' is of type U32"),
-    row("tensor missing", Edit("a", lambda s: s.pop(NORM)), f"'{NORM}' is missing in expert a", "one architecture"),
+    row("tensor missing", Edit("a", lambda s: s.pop(NORM)), f"/a: tensor '{NORM}' is missing in expert a", "one architecture"),
     row("tensor extra", Add("b", extra=torch.ones(1)), "'extra' is missing in the base", "one architecture"),
     row("shape", Add("a", **{NORM: torch.ones(7)}), f"'{NORM}' of expert a is (7,), the base has (96,)", "fine-tune from this base"),
     row("vocabulary size", Both(Add("a", **{EMBED: torch.ones(3001, 96)}), Config("a", vocab_size=3001)), f"'{EMBED}' of expert a is (3001, 96)", "with its vocabulary"),
     row("config: epsilon", Config("b", rms_norm_eps=.001), "/b/config.json has rms_norm_eps=0.001, the base has 1e-06", "fine-tuned from this base"),
     row("config: heads", Config("a", num_attention_heads=8), "/a/config.json has num_attention_heads=8, the base has 4", "fine-tuned from this base"),
+    row("config: attention scale", Both(Config("base", query_pre_attn_scalar=256), Config("a", query_pre_attn_scalar=128)), "query_pre_attn_scalar=128, the base has 256"),
     row("expert quantized", Config("a", quantization_config={"bits": 4}), "/a/config.json has quantization_config={'bits': 4}"),
     row("fp8", Cast("a", torch.float8_e4m3fn), f"'{UP}' of ", "/a is torch.float8_e4m3fn", FULL),
     row("int8", Cast("b", torch.int8), f"'{UP}' of ", "/b is torch.int8, the base has torch.float32", FULL),
     row("integer buffers differ", Both(Add("base b", count=torch.ones(2).int()), Add("a", count=torch.zeros(2).int())), "'count' is no floating-point tensor and differs in", "/a"),
     row("NaN in expert", Fill("a", UP, torch.nan, 1), f"'{UP}' of ", f"/a/{W} holds NaN or Inf", "diverged"),
     row("NaN, by singular values", Fill("b", UP, torch.nan, 1), f"'{UP}' of ", f"/b/{W} holds NaN or Inf", method="iso_c"),
+    row("NaN, new folders", Fill("b", NORM, torch.nan, 1), f"'{NORM}' of ", f"/b/{W} holds NaN or Inf", out="new/deep/merged"),
     row("Inf in base", Fill("base", NORM, torch.inf, 1), f"'{NORM}' of ", f"/base/{W} holds NaN or Inf", "damaged", method="slerp", t=.5),
     row("Inf in base that stays", Fill("base", EMBED, -torch.inf, 1), f"'{EMBED}' of ", f"/base/{W} holds NaN or Inf", method="task_arithmetic"),
     row("overflow", Fill(ALL, UP, 7e4), f"'{UP}' does not fit into torch.float16", "ask for another dtype, bfloat16 or float32", dtype="float16"),
@@ -125,8 +130,11 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     row("token differs, Unigram", Both(Vocab(ALL, unigram), Vocab("b", lambda v: unigram(bpe([k for k, _ in v])["vocab"]))), "/b/tokenizer.json: token", "/base/tokenizer.json"),
     row("token differs, vocab.json", lambda d: [((d / w / "tokenizer.json").unlink(), put(d / w / "vocab.json", json.dumps({"model": 1, "the": 2 + (w == "a")}))) for w in ALL.split()],
         "/a/vocab.json: token 'the' has id 3", "/base/vocab.json 2"),
+    row("other merges", Json("a", lambda t: t | {"model": t["model"] | {"merges": t["model"]["merges"][::-1]}}, "tokenizer.json"), "/a/tokenizer.json: merges is not that of ", "/base/tokenizer.json", "--any-tokenizer"),
+    row("other normalizer", Json("b", lambda t: t | {"normalizer": {"type": "Lowercase"}}, "tokenizer.json"), "/b/tokenizer.json: normalizer is not that of "),
     row("base not whole", Edit(ALL, lambda s: s.pop(NORM)), f"Transformers expects a tensor '{NORM}' that the base does not have", "config.json is not its own"),
-    row("config of another model", Config(ALL, num_attention_heads=5), "is (96, 96), config.json says (95, 96)", "the base's config.json"),
+    row("config of another model", Config(ALL, num_attention_heads=5), "k_proj.bias' is (48,), config.json says (38,)", "the base's config.json"),
+    row("config of a smaller model", Config(ALL, num_hidden_layers=5, layer_types=["full_attention"] * 5), "Transformers would drop the tensor 'model.layers.5.", "config.json is not its own"),
     row("architecture unknown", Config(ALL, model_type="qwen99"), "Transformers cannot build this model", "qwen99", "check the base's config.json"),
     row("config of wrong types", Config(ALL, num_attention_heads="four"), "cannot build this model", "num_attention_heads"),
     row("too many experts", lambda d: shutil.copytree(d / "b", d / "c"), "slerp merges 1 to 2 experts: got 3", method="slerp", t=.5, experts=("a", "b", "c")),
@@ -146,7 +154,7 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     wrong("3 values", "2 experts", weight=[1., 2., 3.]),
     wrong("'c'", weight={"a": 1., "c": 1.}),
     wrong("lam must be a finite number: got nan", lam=float("nan")), wrong("embeddings='expert' is neither 'base' nor 'merge'", embeddings="expert"),
-    wrong("unknown dtype 'bf16': did you mean 'bfloat16'?", dtype="bf16"), wrong("threads must be at least 1: got -1", threads=-1),
+    wrong("unknown dtype 'bf16': did you mean 'bfloat16'?", dtype="bf16"), wrong("threads must be at least 1: got -1", threads=-1), wrong("threads must be at least 1: got 0", threads=0),
     wrong("shard_gb must be above 0: got 0", shard_gb=0), wrong("shard_gb", "inf", shard_gb=float("inf")),
     wrong("model_stock merges at least 2 experts: got 1", method="model_stock", experts=("a",)), wrong("linear merges at least 1 experts: got 0", experts=()),
     wrong("/a is given twice, as expert a", experts=("a", "b", "a")), wrong("/base is given twice, as the base", experts=("a", "base")),
@@ -165,6 +173,63 @@ def test_bad_inputs(d, monkeypatch, request, spoil, words, more):
     text = str(e.value).replace(str(d), "")
     for word in words: assert word in text
     assert said.setdefault(text, request.node.name) == request.node.name and snapshot(d) == before
+
+
+NANS = [("ties", dict(K=.5)), ("ties", dict(preset="mergekit", weight=1., density=.5)), ("sce", {}), ("sce", dict(select_topk=.5)), ("sce", dict(preset="fuseai", select_topk=.5)), ("dare", dict(p=.9)),
+        ("task_arithmetic", {}), ("breadcrumbs", dict(density=.5)), ("della", dict(density=.5)), ("karcher", {}), ("tsv", {})]
+
+@pytest.mark.parametrize("method, hyper", NANS, ids=lambda x: x if isinstance(x, str) else " ".join(f"{k}={v}" for k, v in x.items()))
+@pytest.mark.parametrize("who, name", [("a", UP), ("b", EMBED), ("base", UP)])
+def test_no_method_hides_a_nan(d, method, hyper, who, name):
+    "Not where it would be trimmed, dropped or outvoted, nor in embeddings that stay at the base; nothing is left behind."
+    Fill(who, name, torch.nan, 1)(d)
+    with pytest.raises(UserError, match=f"'{name}' of .*/{who}/{W} holds NaN or Inf"): go(d, method, **hyper)
+    assert not list((d / "out").iterdir())
+
+
+@pytest.mark.parametrize("config", [dict(model_type="qwen99"), dict(num_attention_heads=5)])
+def test_architecture_is_asked_about_first(d, monkeypatch, config):
+    Config(ALL, **config)(d)
+    monkeypatch.setattr(checkpoints, "write_merge", lambda *args: pytest.fail("the merge began"))
+    with pytest.raises(UserError, match="config.json"): go(d)
+
+
+def test_failure_does_not_wait_for_hashes(d, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(checkpoints, "file_hash", lambda file, stop: stopped.append(stop.wait(60)))
+    Fill("a", UP, torch.nan, 1)(d)
+    with pytest.raises(UserError, match="NaN"): go(d)
+    assert stopped and all(stopped)
+
+
+def test_base_among_experts(d):
+    "Only where whole models are averaged, in mergekit's meaning, may the base be one of them; however its path is typed."
+    (d / "link").symlink_to(d / "base")
+    base, a, b = (load_file(d / who / W) for who in ("base", "a", "b"))
+    assert same(written(go(d, "linear", ("a", "link"), preset="mergekit", weight=1.)), merge_state_dicts(base, [a, base], "linear"))
+    with pytest.raises(UserError, match="/base is given twice, as the base and as an expert"): go(d, "task_arithmetic", ("a", "link"), out="out/other", preset="mergekit", weight=1.)
+
+
+def test_names_do_not_depend_on_how_paths_are_typed(d, monkeypatch):
+    "DARE's masks belong to names: the same folders in another order, or by other paths, give the same bytes."
+    for who in "ab": (d / "runs" / who).mkdir(parents=True); (d / who).rename(d / "runs" / who / "checkpoint")
+    monkeypatch.chdir(d)
+    def dare(out, *experts): return merge_checkpoints("base", experts, out, "dare", p=.5, threads=1, progress=False)
+    first = dare("out/1", "runs/a/checkpoint", "runs/b/checkpoint")
+    assert "| a/checkpoint | checkpoint/model.safetensors |" in (first / "README.md").read_text() and not same(written(first), load_file(d / "base" / W))
+    for i, experts in enumerate([("runs/b/checkpoint", "runs/a/checkpoint"), (d / "runs/a/checkpoint", "./runs/../runs/b/checkpoint")], 2): assert same(written(dare(f"out/{i}", *experts)), written(first))
+
+
+def test_fall_back_is_told(d, capsys):
+    "SCE's equal weights stand in the model card and are printed, as are tokenizers that could not be compared and other chat templates."
+    base = load_file(d / "base" / W)
+    Edit("a b", lambda s: s.update({k: base[k] + .1 * (t - base[k]) for k, t in s.items()}))(d)
+    (d / "a/tokenizer.json").unlink(); put(d / "b/chat_template.jinja", "{{ messages }}")
+    card = (go(d, "sce", progress=True) / "README.md").read_text()
+    for what, said in {"equal weights": f"{len(base)} of {len(base)} tensors", "tokenizer": "tokenizer.json, not compared with a", "chat template": "the base's, not that of b"}.items():
+        assert f"| {what} | {said} |" in card
+    assert f"equal weights: {len(base)} of {len(base)} tensors" in capsys.readouterr().err
+    assert "equal weights" not in (go(d, "linear", out="out/linear") / "README.md").read_text()
 
 
 def test_unwritable(d, mount):
@@ -196,6 +261,41 @@ def test_killed(d, where, call):
     assert all(x.name.startswith(".") for x in left) and any(list(x.glob("*.safetensors")) for x in left)
     go(d, shard_gb=.0005)
     assert [x.name for x in (d / "out").iterdir()] == ["merged"] and contents(d / "out/merged") == contents(go(d, out="other/merged", shard_gb=.0005))
+
+
+SWEEP = """import json, pathlib, sys, time
+from types import SimpleNamespace
+import numpy as np
+from safetensors.torch import load_file
+from mmtmerge.sweep import Sweep, points, race
+d, name, stop, calls = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), []
+base, a, b = (load_file(d / who / "model.safetensors") for who in ("base", "a", "b"))
+own, log = {k: t.clone() for k, t in base.items()}, open(d / f"{name}.log", "a")
+def translate(model, first, last):
+    calls.append(1)
+    if len(calls) == stop: print("here", flush=True); time.sleep(600)
+    x = repr(sum(float(t.double().sum()) for t in own.values()))
+    print(first, last, x, file=log, flush=True)
+    return {"x-y": [x] * (last - first)}
+grid = {"paper": {"task_arithmetic": {"lam": [.1, .2, .3]}, "ties": {"K": [.5, .9], "lam": [.1, .2]}}}
+sweep = Sweep(SimpleNamespace(named_parameters=own.items), base, dict(a=a, b=b), points(grid, ["task_arithmetic", "ties"]), translate, {"x-y": ["."] * 6},
+    {"m": (lambda texts, _: np.array([[float(t)] for t in texts]), lambda s: float(s.mean()))}, [2, 6], kept=d / f"{name}.jsonl")
+best = race(sweep.contestants, sweep.score, 2, .5)
+print(json.dumps([[p.method, p.hyper, p.rungs, p.dropped_after] for p in sweep.contestants]), json.dumps([p.hyper for p in best.values()]))"""
+
+
+def test_killed_sweep(d):
+    "Killed while it translates, in the first rung and then in the second, a sweep goes on where it was: the same race, and no point measured twice."
+    argv = [sys.executable, "-c", SWEEP, d]
+    def whole(name): return subprocess.run([*argv, name, "0"], check=True, stdout=subprocess.PIPE, text=True, env=environment(REPO)).stdout
+    def lines(name): return sorted((d / f"{name}.log").read_text().splitlines())
+    race = whole("undisturbed")
+    for stop, measured in (4, 3), (6, 8):     # of 11: seven points on the first sentences, four on the rest
+        with subprocess.Popen([*argv, "killed", str(stop)], stdout=subprocess.PIPE, text=True, env=environment(REPO)) as p:
+            try: assert p.stdout.readline() == "here\n"
+            finally: p.kill()
+        assert p.returncode == -signal.SIGKILL and len(lines("killed")) == measured
+    assert whole("killed") == race and lines("killed") == lines("undisturbed") and len(set(lines("killed"))) == 11
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
@@ -283,3 +383,50 @@ def test_head_written_twice_and_integer_buffers(d):
     count = dict(count=torch.tensor([1, 2, 3]))
     Edit(ALL, lambda s: s.update({HEAD: s[EMBED].clone()} | count))(d)
     assert same(written(go(d)), plain | count)
+
+
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
+def test_informed_merges(d, method):
+    "From disk as in memory; the card holds the hash of what informed them, not its numbers."
+    base, a, b = (load_file(d / who / W) for who in ("base", "a", "b"))
+    g = torch.Generator().manual_seed(0)
+    def inform(s): return {k: torch.rand(t.shape, generator=g) for k, t in s.items()} if method == "fisher" else {UP: (lambda x: x.T @ x)(torch.randn(200, s[UP].shape[1], generator=g))}
+    hyper = {"information" if method == "fisher" else "grams": dict(a=inform(a), b=inform(b))}
+    out = go(d, method, **hyper)
+    card = (out / "README.md").read_text()
+    assert same(written(out), merge_state_dicts(base, dict(a=a, b=b), method, **hyper)) and f"| {2 * len(base) if method == 'fisher' else 2} tensors, XXH3-128 " in card and "tensor(" not in card
+
+
+def test_renamed_tensors(tmp_path):
+    "Transformers stores the experts of a mixture one by one and loads them as one tensor: such checkpoints merge, and load."
+    from transformers import AutoConfig, AutoModelForCausalLM
+    config = AutoConfig.for_model("mixtral", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=50, num_local_experts=2)
+    for seed, who in enumerate(["base", "a", "b"]):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / who)
+    out = go(tmp_path)
+    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(info.values()) and written(out).keys() != dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_live_swaps_equal_fresh_loads(d, dtype):
+    "One resident model after another, whatever it was before: its logits are those of the checkpoint of that merge, and at last the base's again."
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    kind = getattr(torch, dtype)
+    Edit(ALL, lambda s: s.update({k: t.to(kind) for k, t in s.items()}))(d)
+    Config(ALL, dtype=dtype)(d)
+    base, a, b = (load_file(d / who / W) for who in ("base", "a", "b"))
+    ids = AutoTokenizer.from_pretrained(d / "base")("Open the file", return_tensors="pt").input_ids
+    def load(folder): return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    def logits(model):
+        with torch.no_grad(): return model(ids).logits
+    resident = load(d / "base")
+    parameters = dict(resident.named_parameters())
+    for i, (method, hyper, lam) in enumerate([("ties", dict(K=.5), .7), ("dare", dict(p=.5), .3), ("sce", dict(select_topk=.5), 1.)]):
+        recipe = Recipe(method, hyper, lam)
+        apply_(parameters, base, dict(directions(recipe, recipe.vectors(base, dict(a=a, b=b)))), lam)
+        fresh = load(go(d, method, out=f"out/{i}", lam=lam, **hyper))
+        assert fresh.dtype == kind and torch.equal(logits(resident), logits(fresh)) and not torch.equal(logits(fresh), logits(load(d / "base")))
+    apply_(parameters, base, {}, 1.)
+    assert torch.equal(logits(resident), logits(load(d / "base")))
