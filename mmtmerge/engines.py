@@ -6,7 +6,7 @@
 __all__ = ['ENGINES', 'WORKER', 'Engine', 'engine', 'open_engine', 'Transformers', 'CTranslate2', 'VLLM']
 
 # %% ../nbs/lib/07a_engines.ipynb #529539fe
-import hashlib, json, os, subprocess, time
+import contextlib, hashlib, json, os, subprocess, time
 from pathlib import Path
 
 from .core import UserError, atomic_dir, cache_dir, nearest, sha256
@@ -94,11 +94,12 @@ class CTranslate2(Engine):
 
 # %% ../nbs/lib/07a_engines.ipynb #aa2a4052
 WORKER = """
-import json, sys
+import json, os, sys
+out = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 from vllm import LLM, SamplingParams
 spec = json.loads(sys.stdin.readline())
 model = LLM(spec["folder"], dtype=spec["dtype"], seed=0, enable_prefix_caching=True)
-print(json.dumps("ready"), file=sys.__stdout__, flush=True)
+print(json.dumps("ready"), file=out, flush=True)
 for line in sys.stdin:
     job = json.loads(line)
     if "become" in job:
@@ -111,7 +112,7 @@ for line in sys.stdin:
         outs = model.generate([{"prompt_token_ids": ids} for ids in job["asked"]], how, use_tqdm=False)
         stops = set(job["stops"])
         answer = [[t for t in o.outputs[0].token_ids if t not in stops] for o in outs]
-    print(json.dumps(answer), file=sys.__stdout__, flush=True)
+    print(json.dumps(answer), file=out, flush=True)
 """
 
 @engine
@@ -129,7 +130,9 @@ class VLLM(Engine):
         try:
             self.worker.stdin.write(json.dumps(what) + "\n"); self.worker.stdin.flush()
             return json.loads(self.worker.stdout.readline())
-        except (BrokenPipeError, ValueError): raise UserError(f"the vLLM worker ended with status {self.worker.poll()}: see its messages above") from None
+        except (BrokenPipeError, ValueError):
+            with contextlib.suppress(subprocess.TimeoutExpired): self.worker.wait(10)
+            raise UserError(f"the vLLM worker ended with status {self.worker.poll()}: see its messages above") from None
 
     def become(self, folder: Path):
         "Load other weights of the same shapes into the running model."

@@ -1,5 +1,5 @@
-"CTranslate2 writes what Transformers writes; a table does not mix engines."
-import json
+"CTranslate2 writes what Transformers writes; vLLM's worker, with a stand-in for vLLM; a table does not mix engines."
+import json, sys
 
 import pytest
 
@@ -8,10 +8,9 @@ from mmtmerge.data import Corpus
 from mmtmerge.engines import open_engine
 from mmtmerge.settings import load
 
-pytest.importorskip("ctranslate2")
-
 
 def both(folder, study, direction, lines, monkeypatch, tmp_path):
+    pytest.importorskip("ctranslate2")
     monkeypatch.setenv("MMTMERGE_CACHE", str(tmp_path))
     sources = Corpus.open("embedded").test("devtest", direction, lines, study.p.min_words, study.p.max_words).source.tolist()
     return [open_engine(name, folder, "float32").translate(study.instruction(direction), sources, study.p) for name in ("transformers", "ctranslate2")]
@@ -49,3 +48,39 @@ def test_a_table_does_not_mix_engines(copy, monkeypatch):
         file.write_text(json.dumps(dict(result=dict(engine=engine, dtype="float32"))))
     tables.read_result(study, "translate", "base__indic-en")
     with pytest.raises(UserError, match="hi-en__indic-en was translated by ctranslate2 in float32, base__indic-en by transformers in float32"): tables.read_result(study, "translate", "hi-en__indic-en")
+
+
+VLLM = """
+import os, sys
+print("INFO vLLM is imported")                            # as vLLM does, on standard output
+class SamplingParams:
+    def __init__(self, **how): self.__dict__.update(how)
+class Out:
+    def __init__(self, ids): self.outputs, self.token_ids = [self], ids
+class LLM:
+    def __init__(self, folder, **how): self.weights, self.named = folder, None; os.system("echo INFO a process of its own")
+    def collective_rpc(self, name, args=()):
+        if name == "update_config": self.named = args[0]["model_config"]["model"]
+        if name == "reload_weights": self.weights = self.named
+    def reset_prefix_cache(self): print("INFO cache")
+    def generate(self, prompts, how, use_tqdm):
+        print("INFO", len(prompts), "prompts")
+        if not prompts: sys.exit(3)
+        return [Out(([len(self.weights)] + p["prompt_token_ids"])[:h.max_tokens] + h.stop_token_ids) for p, h in zip(prompts, how)]
+"""
+
+
+def test_the_worker_of_vllm(tmp_path, monkeypatch, capfd):
+    "Its log is not read as answers; new weights go into the running worker; its death is told."
+    (tmp_path / "vllm.py").write_text(VLLM)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n'); python.chmod(0o755)
+    monkeypatch.setenv("MMTMERGE_VLLM", str(python))
+    folder = root() / "mmtmerge/data/miniature"
+    engine = open_engine("vllm", folder, "float32")
+    asked = [[5, 6, 7], [8]]
+    assert engine.generate(asked, [3, 1], [9], None) == [[len(str(folder)), 5, 6], [len(str(folder))]]
+    engine.become("other")
+    assert engine.generate(asked, [1, 2], [9], None) == [[5], [5, 8]]
+    with pytest.raises(UserError, match="vLLM worker ended with status 3"): engine.generate([], [], [9], None)
+    assert "INFO a process of its own" in capfd.readouterr().err
