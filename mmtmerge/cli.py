@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names', 'seconds_of', 'time_left', 'show_plan',
-           'command', 'rebuild', 'plan', 'finetune', 'overlap', 'collect', 'main']
+           'command', 'ram_gb', 'ready', 'rebuild', 'plan', 'finetune', 'overlap', 'collect', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import contextlib, gc, os, shlex, shutil, subprocess, sys, tempfile, time
+import contextlib, gc, os, shlex, subprocess, sys, tempfile, time
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ import typer
 
 from . import __version__, run as runner
 from .core import UserError, read_json, root
-from .launch import accumulation, command as launch_command, job_of, launch
+from .launch import accumulation, claimed, command as launch_command, gpus, job_of, launch, present
 from .settings import load, profiles
 
 # %% ../nbs/lib/15_cli.ipynb #e22cb825
@@ -176,6 +177,7 @@ def time_left(
 def show_plan(
     runs: list,    # the whole target
     state: dict,   # (stage, key) -> reason
+    each: bool = False,   # a line for every run, too
 ):
     "Print what will be made and what is reused, and why."
     for stage in dict.fromkeys(r.stage for r in runs):
@@ -184,6 +186,7 @@ def show_plan(
         typer.echo(f"  {stage:<10} {len(todo):>3} to do, {len(of) - len(todo):>3} reused")
     reasons = Counter(reason for reason in state.values() if reason and not reason.startswith(("not made yet", "follows")))
     for reason, count in reasons.items(): typer.echo(f"  {count} result{'s'[:count > 1]} made again: {reason}")
+    for r in runs if each else (): typer.echo(f"    {r}".ljust(8 + max(len(str(r)) for r in runs)) + (state[r.id] or "reused"))
 
 # %% ../nbs/lib/15_cli.ipynb #bf0d0c25
 def command(
@@ -192,10 +195,16 @@ def command(
     cores: int,
     where: str,   # profile of the workflow: local, slurm
 ) -> list:
-    "The call of Snakemake."
+    "The call of Snakemake; on a machine with GPUs it hands out those and the memory, which it limits only if it is told how much there is."
     targets = [str(study.result(*r.id).relative_to(root())) for r in todo]
+    limits = ["--resources", f"gpu={len(present())}", f"mem_mb={int(1e3 * ram_gb())}"] if where == "local" and present() else []
     return [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--workflow-profile", f"workflow/profiles/{where}",
-            "--cores" if where == "local" else "--jobs", str(cores), "--config", f"profile={study.profile}", "--", *targets]
+            "--cores" if where == "local" else "--jobs", str(cores), *limits, "--config", f"profile={study.profile}", "--", *targets]
+
+def ram_gb() -> float:
+    "Memory of this machine."
+    import psutil
+    return psutil.virtual_memory().total / 1e9
 
 def _progress(process, study, todo, reused, jobs):
     pending, taken, done = {r: study.result(*r.id) for r in todo}, seconds_of(study), reused
@@ -208,6 +217,29 @@ def _progress(process, study, todo, reused, jobs):
             typer.echo(f"[{done}/{reused + len(todo)}] {r}  {read_json(file)['seconds']:.0f} s  {time_left(pending, taken, jobs)}")
         if ended: return pending
         time.sleep(.5)
+
+# %% ../nbs/lib/15_cli.ipynb #6b31f0c3
+def ready(
+    study,
+    runs: list,
+    cores: int,
+    where: str,   # profile of the workflow: local, slurm
+    cpu: bool,    # go on without GPUs
+):                # the plan of the runs
+    "Refuse what this machine cannot do."
+    from mmtmerge import planning     # pandas: not before it is needed
+    how, here = launch(study.profile), len(present())
+    most, local = max(gpus(study.profile, r.stage) for r in runs), where == "local"
+    if local and most > here and not cpu:
+        raise UserError(f"profile {study.profile} asks for {most} {how.hardware}, this machine shows {here or 'no'} GPU{'s'[:here != 1]}: change hardware and devices in settings.ini, [launch {study.profile}], or say --cpu to go on without")
+    beside = max(1, (here if most and here else cores // study.p.threads) // how.devices) if local else cores     # fine-tunings at a time
+    table = planning.planned(study, runs)
+    planning.check_fits(study, table, planning.disks(study), beside, ram_gb() if local and not cpu else None)
+    return table
+
+def _ask(study, again, table):
+    hours = table[table.run.isin(again)].device_hours.sum() if gpus(study.profile, "finetune") else 0
+    if hours > 1: raise UserError(f"{len(again)} results that are here would be removed and made again, which takes about {hours:,.0f} hours of a GPU: take back what has changed, or say --yes\n" + "\n".join(f"  {r}: {why}" for r, why in again.items()))
 
 # %% ../nbs/lib/15_cli.ipynb #97f57dc0
 def _make(study, todo, reused, cores, where):
@@ -235,6 +267,8 @@ def rebuild(
     cores: Annotated[int, typer.Option(min=1, help="Cores to use, or jobs at a time on a cluster.")] = os.cpu_count(),
     where: Annotated[str, typer.Option(help="Profile of the workflow: local or slurm.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Make results again even where that takes hours of GPUs.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")] = False,
 ):
     "Make everything that is missing or out of date; interrupted anywhere, the same command continues."
     study = load(profile)
@@ -244,8 +278,10 @@ def rebuild(
         todo = [r for r in runs if state[r.id]]
         if not todo: return typer.echo(f"nothing to do: everything is up to date ({len(runs)} results of profile {profile} reused)")
         typer.echo(f"profile {profile}, target {target}: {len(todo)} of {len(runs)} runs to do")
-        show_plan(runs, state)
+        show_plan(runs, state, each=dry_run)
         if dry_run: return
+        table = ready(study, todo, cores, where, cpu)
+        if not yes: _ask(study, {str(r): state[r.id] for r in todo if study.result(*r.id).exists()}, table)
         for r in reversed(todo): study.result(*r.id).unlink(missing_ok=True)
         _make(study, todo, len(runs) - len(todo), cores, where)
         typer.echo(f"done: {study.out}")
@@ -256,19 +292,28 @@ def plan(
     target: Annotated[str, typer.Argument(help="all, translation (Tables 1-4, without probes), growth, confounds, a stage (finetune) or one run (finetune/hi-en)")] = "all",
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
     runs: Annotated[bool, typer.Option("--runs", help="A line for every run, too.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Fine-tunings that stand beside each other, as on a cluster: what they save adds up on the disk.")] = 1,
 ):
     "Estimate arithmetic, device-hours, memory and disk before anything starts; refuse what cannot fit."
     study = load(profile)
     from mmtmerge import planning     # pandas: not before it is needed
-    table, (words, free) = planning.planned(study, target), (planning.assumptions(study), shutil.disk_usage(next(p for p in (study.out, *study.out.parents) if p.exists())).free / 1e9)
-    shown = lambda t: planning.readable(t).to_markdown(floatfmt=".2f")
+    table, disks = planning.planned(study, target), planning.disks(study)
+    shown = lambda t: planning.readable(t).astype(object).to_markdown(floatfmt=".2f")
     if runs: typer.echo(shown(table.set_index("run").drop(columns="stage")) + "\n")
-    typer.echo(shown(planning.totals(table)) + f"\n\n{words}\nfree disk: {free:,.0f} GB")
-    planning.check_fits(study, table, free)
+    typer.echo(shown(planning.totals(table)) + f"\n\n{planning.assumptions(study)}")
+    for folder, free, columns in disks: typer.echo(f"free where {folder} lies: {free:,.0f} GB")
+    planning.check_fits(study, table, disks, jobs)
 
 
 # %% ../nbs/lib/15_cli.ipynb #ca209e33
-@app.command(epilog="Examples: mmtmerge finetune en-hi --profile paper | mmtmerge finetune en-hi --profile paper --dry-run | mmtmerge finetune en-hi --profile paper --llama-factory job --template qwen | on the second of two nodes: mmtmerge finetune en-hi --profile paper --node 1 --address HOST")
+def _join(study, job, words):
+    "This node's share of a job that node 0 leads and writes down."
+    led = lambda: job.file.exists() and read_json(job.file) == asdict(job)
+    if not led(): typer.echo(f"waiting for node 0 to write {job.file}")
+    while not led(): time.sleep(1)
+    with claimed(gpus(study.profile, "finetune")) as devices: return subprocess.run(words, cwd=root(), env=os.environ | runner.lasting(study) | devices).returncode
+
+@app.command(epilog="Examples: mmtmerge finetune en-hi --profile paper | mmtmerge finetune en-hi --profile paper --dry-run | mmtmerge finetune en-hi --profile paper --llama-factory job --template qwen | on the first of two nodes: mmtmerge finetune en-hi --profile paper --address HOST | on the second: mmtmerge finetune en-hi --profile paper --node 1 --address HOST")
 def finetune(
     direction: Annotated[str, typer.Argument(help="A direction of the study: en-hi.")],
     profile: Annotated[str, typer.Option(help="A profile of settings.ini; its [launch PROFILE] section says on which devices.")] = "laptop",
@@ -278,6 +323,7 @@ def finetune(
     address: Annotated[str, typer.Option(help="Address of node 0.")] = "localhost",
     llama_factory: Annotated[Path, typer.Option(help="Write the same job for LLaMA-Factory into this folder, and stop.")] = None,
     template: Annotated[str, typer.Option(help="LLaMA-Factory's name of the base's chat template.")] = "qwen",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")] = False,
 ):
     "Fine-tune one expert: prints the accelerate launch that fits the profile's devices, and runs it."
     study = load(profile)
@@ -288,11 +334,13 @@ def finetune(
         if llama_factory.exists(): raise UserError(f"{llama_factory} exists already: name another folder, or remove it")
         from mmtmerge import jobs     # torch: not before it is needed
         return typer.echo(jobs.llama_factory(study, direction, seed, llama_factory, template))
+    if node >= how.nodes: raise UserError(f"--node {node}: profile {profile} has {how.nodes} node{'s'[:how.nodes > 1]}, of which the first is 0; more of them are set by nodes in settings.ini, [launch {profile}]")
     words = launch_command(job, how, node, address)
     typer.echo(f"{how.processes} x {how.hardware}, sharding {how.sharding}: {how.micro_batch} sequences a device x {each} = {study.p.batch_size * study.p.gradient_accumulation} a step")
     typer.echo(shlex.join(words) if how.processes > 1 else "one device: trained in the notebook's own process")
     if dry_run: return
-    if node: raise typer.Exit(subprocess.run(words, cwd=root()).returncode)
+    ready(study, runner.plan(study, f"finetune/{direction}")[-1:], os.cpu_count(), "local", cpu)
+    if node: raise typer.Exit(_join(study, job, words))
     os.environ["MMTMERGE_ADDRESS"] = address
     path, reused = runner.run_notebook("finetune", dict(direction=direction, profile=profile, seed=seed))
     typer.echo(f"{path} ({'reused' if reused else str(round(read_json(path)['seconds'])) + ' s'})")
