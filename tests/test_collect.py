@@ -1,12 +1,18 @@
 "Results of several copies of the project, brought together or refused."
 import json, shutil
 
+import pytest
+
 from conftest import BLANK, mmtmerge, write_notebook
 
 
-def blank(copy, name, seed_base=None):
-    "A copy whose runs do no work; its base is another's where one is given."
+def blank(copy, name, seed_base=None, values=()):
+    "A copy whose runs do no work; its base is another's where one is given, its settings have other values."
     at = copy(name)
+    ini = at / "settings.ini"
+    for old, new in values:
+        assert ini.read_text().count(f"\n{old}\n") == 1
+        ini.write_text(ini.read_text().replace(f"\n{old}\n", f"\n{new}\n"))
     for stem, (params, *cells) in BLANK.items(): write_notebook(at / "nbs" / f"{stem}.ipynb", params, *cells)
     if seed_base: shutil.copytree(seed_base / "outputs/smoke/runs/base", at / "outputs/smoke/runs/base")
     else: assert mmtmerge(at, "run", "base", "-p", "profile=smoke").returncode == 0
@@ -50,3 +56,15 @@ def test_what_does_not_fit_is_refused(copy, tmp_path):
     assert not (here / "outputs/smoke/runs/finetune").exists()
     said = mmtmerge(here, "collect", "--profile", "smoke", str(tmp_path))
     assert said.returncode == 2 and "holds no results of profile smoke" in said.stderr
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_float32_weights_beside_lower_ones_make_other_experts(copy, dtype):
+    "Beside float32 ones they are nothing, and everything fits."
+    values = [("dtype = float32", f"dtype = {dtype}"), ("master = 0", "master = 1")]
+    here = blank(copy, "here", values=values[:1])
+    there = blank(copy, "there", here, values)
+    run(there, "en-ta")
+    said = mmtmerge(here, "collect", "--profile", "smoke", str(there))
+    if dtype == "float32": assert said.returncode == 0 and "taken: finetune/en-ta" in said.stdout, said.stderr
+    else: assert said.returncode == 2 and "finetune/en-ta" in said.stderr and "made with other settings" in said.stderr, said.stdout
