@@ -26,10 +26,16 @@ def test_two_machines(copy):
     here = blank(copy, "here")
     there = blank(copy, "there", here)
     run(here, "en-hi"); run(there, "en-ta")
+    mine, other = (at / "outputs/smoke/runs/finetune/en-ta" for at in (here, there))
+    (other / "checkpoint/model.safetensors").write_text("weights")
+    result = json.loads((other / "result.json").read_text())
+    (other / "result.json").write_text(json.dumps(result | {"versions": result["versions"] | {"torch": "0.1"}}))
     said = mmtmerge(here, "collect", "--profile", "smoke", str(there))
     assert said.returncode == 0, said.stderr
     assert "taken: finetune/en-ta" in said.stdout and "1 results taken, 1 were here already" in said.stdout
-    assert (here / "outputs/smoke/runs/finetune/en-ta/checkpoint").is_dir()
+    assert said.stderr == f"note: torch was {result['versions']['torch']} for base/base, 0.1 for finetune/en-ta\n"
+    assert (mine / "checkpoint/model.safetensors").samefile(other / "checkpoint/model.safetensors") and not (mine / "run.ipynb").samefile(other / "run.ipynb")     # weights are not copied
+    assert (other / "run.lock").exists() and not (mine / "run.lock").exists()
     plan = mmtmerge(here, "rebuild", "--profile", "smoke", "--dry-run").stdout
     assert "finetune     2 to do,   2 reused" in plan
     again = mmtmerge(here, "collect", "--profile", "smoke", str(there / "outputs"))
