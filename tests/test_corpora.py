@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
 from conftest import REPO, environment, mmtmerge
 from mmtmerge import corpora
@@ -147,12 +148,14 @@ def test_the_hash_follows_the_files(tmp_path, paper):
 
 
 def test_smoke_runs_on_it(tmp_path, copy):
-    "The study's own stages read such a corpus by a change of values only."
+    "The study's own stages read such a corpus by a change of values only; as in the paper, every weight is bfloat16."
     project = copy("study")
     settings(copies(tmp_path), project)
     ini = project / "settings.ini"
-    ini.write_text(ini.read_text().replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n").replace("max_words = 8", "max_words = 0"))
+    ini.write_text(ini.read_text().replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n").replace("max_words = 8", "max_words = 0").replace("dtype = float32", "dtype = bfloat16"))
     for words in (("run", "base", "-p", "profile=smoke"), ("run", "finetune", "-p", "profile=smoke", "-p", "direction=en-hi"), ("run", "translate", "-p", "profile=smoke", "-p", "system=en-hi", "-p", "direction=en-indic")):
         said = mmtmerge(project, *words)
         assert said.returncode == 0, said.stderr
     assert json.loads((project / "outputs/smoke/runs/finetune/en-hi/result.json").read_text())["result"]["pairs"] == 96
+    for at in ("base/base", "finetune/en-hi"):
+        with safe_open(project / "outputs/smoke/runs" / at / "checkpoint/model.safetensors", "pt") as f: assert {f.get_slice(name).get_dtype() for name in f.keys()} == {"BF16"}
