@@ -196,7 +196,7 @@ def runs(
     length: int = RUN,
 ) -> set:         # hashes of 64 bits, the same in every process
     "Every run of so many words."
-    return {xxhash.xxh3_64_intdigest(" ".join(words[i:i + length])) for i in range(len(words) - length + 1)}
+    return {xxhash.xxh3_64_intdigest(" ".join(words[i:i + length]).encode()) for i in range(len(words) - length + 1)}
 
 def test_ngrams(
     corpus,           # of open_corpus
