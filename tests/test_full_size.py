@@ -89,23 +89,26 @@ def test_every_gate_is_watched(model):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_fsdp_wraps_every_block_and_the_tied_head(profile, model, checkpointing, tmp_path):
     "What accelerate does to a model before FSDP2 training as the study's own arguments ask for it, with one process."
+    from accelerate import PartialState
     from accelerate.utils import FullyShardedDataParallelPlugin
     from accelerate.utils.fsdp_utils import fsdp2_apply_ac, fsdp2_prepare_model
     from torch.distributed.fsdp import FSDPModule
     how = replace(launch(profile), sharding="fsdp", activation_checkpointing=checkpointing)
-    args = arguments(load(profile).p, tmp_path, 10_000, 5e-5, 42, True, how)
-    assert args.per_device_train_batch_size * args.gradient_accumulation_steps * how.processes == 1024 and not args.bf16
-    plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
-    assert plugin.fsdp_version == 2 and plugin.activation_checkpointing == checkpointing and plugin.reshard_after_forward
-    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="no", is_main_process=True, device=torch.device("cpu"))
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
+        args = arguments(load(profile).p, tmp_path, 10_000, 5e-5, 42, True, how)
+        assert args.per_device_train_batch_size * args.gradient_accumulation_steps * how.processes == 1024 and not args.bf16
+        plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
+        assert plugin.fsdp_version == 2 and plugin.activation_checkpointing == checkpointing and plugin.reshard_after_forward
+        accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="no", is_main_process=True, device=torch.device("cpu"))
         wrapped = fsdp2_prepare_model(accelerator, fsdp2_apply_ac(accelerator, model) if checkpointing else model)
         blocks = [getattr(block, "_checkpoint_wrapped_module", block) for block in wrapped.model.layers]
         assert all(isinstance(block, FSDPModule) for block in blocks) and isinstance(wrapped, FSDPModule) and (blocks[0] is not wrapped.model.layers[0]) == checkpointing
         assert sum(p.numel() for p in wrapped.parameters()) == PARAMETERS[profile]
         assert wrapped.get_input_embeddings().weight is wrapped.get_output_embeddings().weight
-    finally: torch.distributed.destroy_process_group()
+    finally:
+        PartialState._reset_state()
+        torch.distributed.destroy_process_group()
 
 
 def test_llama_is_asked_between_its_own_marks():
