@@ -95,6 +95,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mmtmerge.collect': { 'mmtmerge.collect._link': ('lib/collect.html#_link', 'mmtmerge/collect.py'),
                                   'mmtmerge.collect.collect': ('lib/collect.html#collect', 'mmtmerge/collect.py'),
                                   'mmtmerge.collect.found': ('lib/collect.html#found', 'mmtmerge/collect.py'),
+                                  'mmtmerge.collect.mixed': ('lib/collect.html#mixed', 'mmtmerge/collect.py'),
                                   'mmtmerge.collect.unfit': ('lib/collect.html#unfit', 'mmtmerge/collect.py')},
             'mmtmerge.core': { 'mmtmerge.core.UserError': ('lib/core.html#usererror', 'mmtmerge/core.py'),
                                'mmtmerge.core.atomic_dir': ('lib/core.html#atomic_dir', 'mmtmerge/core.py'),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import xxhash
 
 from .core import UserError, nearest
 from .data import SPLITS, Corpus, within
@@ -148,11 +149,11 @@ class HubCorpus:
         min_words: int = 1,
         max_words: int = None,
     ) -> pd.DataFrame:        # columns id, source, target
-        "The first `n` lines of a split that both languages have, the same ones for every direction."
+        "The first `n` lines of a split that both languages have, in one order for all directions: where a language lacks one, only that one is missing."
         if split not in SPLITS: raise UserError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
         source, target, lang = self.sides(direction)
-        lines = self._side(split, self.pivot).merge(self._side(split, lang), on="id", how="inner", validate="one_to_one").sort_values("id", ignore_index=True)
-        lines = lines.iloc[np.random.default_rng(0).permutation(len(lines))]
+        lines = self._side(split, self.pivot).sort_values("id", ignore_index=True)
+        lines = lines.iloc[np.random.default_rng(0).permutation(len(lines))].merge(self._side(split, lang), on="id", validate="one_to_one")     # keeps the order of the left side
         lines = lines[within(lines[self.pivot], min_words, max_words)].iloc[:n].reset_index(drop=True)
         return lines[["id", source, target]].set_axis(["id", "source", "target"], axis=1)
 
@@ -193,9 +194,9 @@ def plain_words(text: str) -> list:
 def runs(
     words: list,
     length: int = RUN,
-) -> set:         # hashes of 64 bits
+) -> set:         # hashes of 64 bits, the same in every process
     "Every run of so many words."
-    return {hash(tuple(words[i:i + length])) for i in range(len(words) - length + 1)}
+    return {xxhash.xxh3_64_intdigest(" ".join(words[i:i + length]).encode()) for i in range(len(words) - length + 1)}
 
 def test_ngrams(
     corpus,           # of open_corpus

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .core import UserError, nearest, read_json, root, sha256, sweep_partials, write_json
-from .launch import claimed, gpus
+from .launch import claimed, gpus, launch
 from .warm import copy_of
 from .settings import EMBEDDINGS_RULES, load, settings_hash, split_system
 
@@ -267,7 +267,9 @@ def hashes(
 @functools.cache
 def _hashes(profile, stage, notebook):
     study = load(profile)
-    return dict(code=code_hash(notebook), data=data_hash(study, stage), settings=settings_hash(study))
+    settings = settings_hash(study)
+    if study.p.dtype != "float32" and launch(profile).master: settings = hashlib.sha256(f"{settings} master".encode()).hexdigest()     # all else of [launch] changes no result
+    return dict(code=code_hash(notebook), data=data_hash(study, stage), settings=settings)
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "sacrebleu", "numpy", "pandas", "papermill", "mmtmerge")
 

@@ -1,11 +1,12 @@
 "Samanantar, FLORES+ and IN22-Gen from local copies with the layout and columns of the hub's."
-import json
+import json, subprocess, sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
-from conftest import mmtmerge
+from conftest import REPO, environment, mmtmerge
 from mmtmerge import corpora
 from mmtmerge.core import UserError
 from mmtmerge.data import Corpus
@@ -14,12 +15,13 @@ CODES = dict(en="eng_Latn", hi="hin_Deva", ta="tam_Taml")
 
 
 def copies(at: Path, card=True):
-    "Copies made of the embedded corpus: 300 training pairs a language, 40 + 50 test lines; one line of Tamil is missing, and Hindi is in another order."
+    "Copies made of the embedded corpus: 300 training pairs a language in three files, 40 + 50 test lines; one line of Tamil is missing, and Hindi is in another order."
     embedded = Corpus.open("embedded")
     for lang in ("hi", "ta"):
         pairs = embedded.train(f"en-{lang}", 300)
         (at / "samanantar" / lang).mkdir(parents=True)
-        pd.DataFrame(dict(idx=range(300), src=pairs.source, tgt=pairs.target)).to_parquet(at / "samanantar" / lang / "train-00000-of-00001.parquet")
+        rows = pd.DataFrame(dict(idx=range(300), src=pairs.source, tgt=pairs.target))
+        for i in range(3): rows[100 * i:100 * (i + 1)].to_parquet(at / "samanantar" / lang / f"train-{i:05}-of-00003.parquet", index=False)
     lines = {split: embedded.test(split, "en-hi", n).merge(embedded.test(split, "en-ta", n)[["id", "target"]], on="id", suffixes=("", "_ta")) for split, n in (("dev", 40), ("devtest", 50))}
     for lang, column in (("en", "source"), ("hi", "target"), ("ta", "target_ta")):
         folder = at / "flores_plus" / CODES[lang]
@@ -57,7 +59,7 @@ def paper(tmp_path, copy, monkeypatch, request):
 def test_training_pairs(paper):
     embedded = Corpus.open("embedded").train("en-hi", 300)
     pairs = paper.train("hi-en", 200, seed=1)
-    assert len(pairs) == 200 and pairs.column_names == ["target", "source"] or set(pairs.column_names) == {"source", "target"}
+    assert len(pairs) == 200 and set(pairs.column_names) == {"source", "target"}
     assert set(zip(pairs["target"], pairs["source"])) <= set(zip(embedded.source, embedded.target))
     assert paper.train("hi-en", 200, seed=1)["source"][:5] == pairs["source"][:5] and paper.train("hi-en", 200, seed=2)["source"][:5] != pairs["source"][:5]
     assert all(2 <= len(t.split()) <= 4 for t in paper.train("hi-en", min_words=2, max_words=4)["target"])
@@ -70,9 +72,13 @@ def test_lines_are_joined_by_id(paper):
     assert len(hi) == 40 and len(ta) == 39
     assert dict(zip(hi.source, hi.target)) == dict(zip(embedded.source, embedded.target))
     assert set(ta.target) < set(hi.source)
+    assert list(ta.id) == [i for i in hi.id if i in set(ta.id)]     # a missing line moves no other
+    assert set(paper.test("dev", "ta-en", 10).id) <= set(hi.id[:11])
 
 
 def test_a_stream_gives_as_many_pairs_as_are_asked_for(tmp_path, copy, monkeypatch):
+    "From all files; what was read once is not read again."
+    import datasets
     project = copy("stream")
     settings(copies(tmp_path), project)
     (project / "settings.ini").write_text((project / "settings.ini").read_text().replace("streaming = 0", "streaming = 1"))
@@ -80,6 +86,10 @@ def test_a_stream_gives_as_many_pairs_as_are_asked_for(tmp_path, copy, monkeypat
     paper, embedded = corpora.open_corpus("samanantar"), Corpus.open("embedded").train("en-hi", 300)
     pairs = paper.train("en-hi", 50, min_words=2)
     assert len(pairs) == 50 and set(zip(pairs["source"], pairs["target"])) <= set(zip(embedded.source, embedded.target))
+    at = {pair: i for i, pair in enumerate(zip(embedded.source, embedded.target))}
+    assert {at[pair] // 100 for pair in zip(pairs["source"], pairs["target"])} == {0, 1, 2}
+    monkeypatch.setattr(datasets.IterableDataset, "__iter__", lambda self: pytest.fail("the source is read again"))
+    assert list(corpora.open_corpus("samanantar").train("en-hi", 50, min_words=2)["source"]) == list(pairs["source"])
 
 
 def test_errors_name_the_place(paper, monkeypatch):
@@ -101,13 +111,15 @@ def test_a_second_test_set(tmp_path, copy, monkeypatch):
     assert len(paper.test("devtest", "en-hi")) == 10 and len(paper.test("dev", "en-hi")) == 40
 
 
-def test_overlap_is_found_and_dropped(tmp_path, copy, monkeypatch):
+@pytest.mark.parametrize("column, side", [("src", "source"), ("tgt", "target")])
+def test_overlap_is_found_and_dropped(tmp_path, copy, monkeypatch, column, side):
+    "On either side; counted by one process, dropped by two."
     at, project = copies(tmp_path), copy("overlap")
-    line = max(Corpus.open("embedded").test("devtest", "en-hi", 50).source, key=lambda s: len(s.split()))
+    line = max(Corpus.open("embedded").test("devtest", "en-hi", 50)[side], key=lambda s: len(s.split()))
     assert len(corpora.plain_words(line)) >= 13
-    file = at / "samanantar/hi/train-00000-of-00001.parquet"
+    file = at / "samanantar/hi/train-00000-of-00003.parquet"
     rows = pd.read_parquet(file)
-    rows.loc[0, "src"] = f"and then {line.upper()} so it ends"
+    rows.loc[0, column] = f"and then {line.upper()} so it ends"
     rows.to_parquet(file)
     settings(at, project)
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
@@ -116,8 +128,14 @@ def test_overlap_is_found_and_dropped(tmp_path, copy, monkeypatch):
     told = corpora.overlap(paper, ["en-hi"]).iloc[0]
     assert told.pairs == 300 and told.overlapping >= 1
     settings(at, project, "drop_overlap = 1")
-    kept = corpora.open_corpus("samanantar").train("en-hi")
-    assert len(kept) == 300 - told.overlapping and not any(line.upper() in s for s in kept["source"])
+    kept = corpora.open_corpus("samanantar", 2).train("en-hi")
+    assert len(kept) == 300 - told.overlapping and not any(line.upper() in s for s in kept[side])
+
+
+def test_runs_are_alike_in_every_process():
+    words = ["a", "run", "of", "शब्द"] * 4
+    said = subprocess.run([sys.executable, "-c", f"from mmtmerge.corpora import runs; print(sorted(runs({words})))"], env=environment(REPO, PYTHONHASHSEED="7"), capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == sorted(corpora.runs(words)) and len(corpora.runs(words)) == 4
 
 
 def test_the_hash_follows_the_files(tmp_path, paper):
@@ -130,12 +148,14 @@ def test_the_hash_follows_the_files(tmp_path, paper):
 
 
 def test_smoke_runs_on_it(tmp_path, copy):
-    "The study's own stages read such a corpus by a change of values only."
+    "The study's own stages read such a corpus by a change of values only; as in the paper, every weight is bfloat16."
     project = copy("study")
     settings(copies(tmp_path), project)
     ini = project / "settings.ini"
-    ini.write_text(ini.read_text().replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n").replace("max_words = 8", "max_words = 0"))
+    ini.write_text(ini.read_text().replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n").replace("max_words = 8", "max_words = 0").replace("dtype = float32", "dtype = bfloat16"))
     for words in (("run", "base", "-p", "profile=smoke"), ("run", "finetune", "-p", "profile=smoke", "-p", "direction=en-hi"), ("run", "translate", "-p", "profile=smoke", "-p", "system=en-hi", "-p", "direction=en-indic")):
         said = mmtmerge(project, *words)
         assert said.returncode == 0, said.stderr
     assert json.loads((project / "outputs/smoke/runs/finetune/en-hi/result.json").read_text())["result"]["pairs"] == 96
+    for at in ("base/base", "finetune/en-hi"):
+        with safe_open(project / "outputs/smoke/runs" / at / "checkpoint/model.safetensors", "pt") as f: assert {f.get_slice(name).get_dtype() for name in f.keys()} == {"BF16"}
