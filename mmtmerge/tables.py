@@ -361,7 +361,7 @@ def grid_points(
         method, last, hyper = point["method"], point["rungs"][-1], point["hyper"]
         best = [g for g in chosen if chosen[g].get(method) == hyper]
         edge = " ".join(result["at_edge"].get(method, [])) if "paper" in best else ""
-        out.append(dict(group=group, method=method, grid=point["grid"], **{"hyper": " ".join(f"{k}={v:g}" for k, v in hyper.items())}, lam=hyper.get("lam", 1.),
+        out.append(dict(group=group, method=method, grid=point["grid"], **{"hyper": " ".join(f"{k}={v}" if isinstance(v, str) else f"{k}={v:g}" for k, v in hyper.items())}, lam=hyper.get("lam", 1.),
                         sentences=last["sentences"], bleu=last["mean"], chrf2=chrf2(last), best_of=" ".join(best), at_edge=edge,
                         first_sentences=point["rungs"][0]["sentences"], first_chrf2=chrf2(point["rungs"][0])))
     return out

@@ -44,7 +44,7 @@ def confounds_table(
             for embeddings in EMBEDDINGS_RULES:
                 result = read_result(study, "merge", f"{group}+{embeddings}")["result"]
                 best = result["best"][method]
-                hyper = " ".join(f"{k}={x:g}" for k, x in best["hyper"].items() if k != "lam")
+                hyper = " ".join(f"{k}={x}" if isinstance(x, str) else f"{k}={x:g}" for k, x in best["hyper"].items() if k != "lam")
                 for metric in METRICS:
                     score, kept = _means(study, group, method, embeddings, metric)
                     out.append(dict(group=group, method=method, embeddings=embeddings, lam=best["hyper"]["lam"], hyper=hyper, at_edge=" ".join(result["at_edge"][method]), bleu_dev=best["bleu_dev"],
