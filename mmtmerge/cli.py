@@ -7,7 +7,7 @@ __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names
            'command', 'ram_gb', 'ready', 'rebuild', 'plan', 'finetune', 'overlap', 'collect', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import contextlib, gc, os, shlex, subprocess, sys, tempfile, time
+import contextlib, gc, inspect, os, shlex, subprocess, sys, tempfile, time
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, run as runner
-from .core import UserError, read_json, root
+from .core import UserError, nearest, read_json, root
 from .launch import accumulation, claimed, command as launch_command, gpus, job_of, launch, present
 from .settings import load, profiles
 
@@ -74,9 +74,10 @@ def hyper_options(
 @contextlib.contextmanager
 def _without_collector():     # for imports: it looks at torch's half a million objects again and again, and once more at the end of the process; .5 s
     gc.disable()
-    yield
-    gc.freeze()
-    gc.enable()
+    try: yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True),
     epilog="Examples: mmtmerge merge --method ties --K .7 --lam .3 --base DIR --expert DIR --expert DIR --out DIR | mmtmerge merge --config FILE.yml --out DIR. "
@@ -95,12 +96,14 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Type of the result: bfloat16, float16, float32. Default: as the base. Arithmetic is float32.")] = None,
     seed: Annotated[int, typer.Option(help="For methods that draw.")] = 42,
     threads: Annotated[int, typer.Option(min=1, help="Default: one a core.")] = None,
+    shard_gb: Annotated[float, typer.Option(min=.001, help="10^9 bytes of a file of the result; larger ones need no more memory.")] = 1.,
     any_tokenizer: Annotated[bool, typer.Option("--any-tokenizer", help="Merge experts whose tokenizer differs; the base's is written.")] = False,
 ):
     "Merge checkpoints into one; any further option --NAME VALUE is a hyper-parameter of the method."
     hyper = hyper_options(ctx.args)
     given = {k: x for k, x in dict(method=method, preset=preset, base=base, experts=list(expert), lam=lam, dtype=dtype).items() if x not in (None, [])}
     with _without_collector(): from mmtmerge.checkpoints import merge_checkpoints     # torch: not before it is needed
+    for k in hyper.keys() & inspect.signature(merge_checkpoints).parameters.keys(): raise UserError(f"--{k} is no option: {nearest(k, (p.name for p in ctx.command.params))}")
     if config:
         if mixed := [*(k for k in given if k != "dtype"), *hyper]: raise UserError(f"--config is given, so --{mixed[0].replace('experts', 'expert')} belongs into {config}")
         from mmtmerge.recipes import read_config
@@ -108,7 +111,7 @@ def merge(
     else:
         for k in ("method", "base", "experts"):
             if k not in given: raise UserError(f"--{k.replace('experts', 'expert')} is missing (or give a mergekit file by --config)")
-    typer.echo(merge_checkpoints(**given, **hyper, out=out, embeddings=embeddings, seed=seed, threads=threads, tokenizer=not any_tokenizer))
+    typer.echo(merge_checkpoints(**given, **hyper, out=out, embeddings=embeddings, seed=seed, threads=threads, shard_gb=shard_gb, tokenizer=not any_tokenizer))
 
 # %% ../nbs/lib/15_cli.ipynb #ee38c842
 @app.command(epilog="Example: mmtmerge probe --model DIR --direction en-hi --out recordings/mine. Read it with mmtmerge.record.load_recording, and see mmtmerge.neurons and mmtmerge.geometry.")
@@ -311,7 +314,7 @@ def _join(study, job, words):
     led = lambda: job.file.exists() and read_json(job.file) == asdict(job)
     if not led(): typer.echo(f"waiting for node 0 to write {job.file}")
     while not led(): time.sleep(1)
-    with claimed(gpus(study.profile, "finetune")) as devices: return subprocess.run(words, cwd=root(), env=os.environ | runner.lasting(study) | devices).returncode
+    with claimed(gpus(study.profile, "finetune")) as devices: return subprocess.run(words, cwd=root(), env=os.environ | runner.lasting(study) | devices | ({"MMTMERGE_FRONT": str(os.getpid())} if sys.platform == "linux" else {})).returncode
 
 @app.command(epilog="Examples: mmtmerge finetune en-hi --profile paper | mmtmerge finetune en-hi --profile paper --dry-run | mmtmerge finetune en-hi --profile paper --llama-factory job --template qwen | on the first of two nodes: mmtmerge finetune en-hi --profile paper --address HOST | on the second: mmtmerge finetune en-hi --profile paper --node 1 --address HOST")
 def finetune(
@@ -322,7 +325,7 @@ def finetune(
     node: Annotated[int, typer.Option(min=0, help="Number of this node, where there are several: node 0 leads, the others join.")] = 0,
     address: Annotated[str, typer.Option(help="Address of node 0.")] = "localhost",
     llama_factory: Annotated[Path, typer.Option(help="Write the same job for LLaMA-Factory into this folder, and stop.")] = None,
-    template: Annotated[str, typer.Option(help="LLaMA-Factory's name of the base's chat template.")] = "qwen",
+    template: Annotated[str, typer.Option(help="LLaMA-Factory's name of the base's chat template: qwen; none: it takes the one that the base brings.")] = "",
     cpu: Annotated[bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")] = False,
 ):
     "Fine-tune one expert: prints the accelerate launch that fits the profile's devices, and runs it."
@@ -351,7 +354,7 @@ def overlap(
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
     pairs: Annotated[int, typer.Option(min=1, help="Training pairs a language. Default: all.")] = None,
 ):
-    "Count training pairs that hold a run of thirteen words of a test sentence."
+    "Count training pairs that hold thirteen words of a test sentence in a row, or all of one that has six to twelve."
     study = load(profile)
     from mmtmerge import corpora     # pandas: not before it is needed
     typer.echo(corpora.overlap(corpora.open_corpus(study.p.corpus), [f"{study.pivot}-{l}" for l in study.languages], pairs).to_markdown(index=False, floatfmt=".4f"))

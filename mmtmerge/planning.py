@@ -18,7 +18,7 @@ import pandas as pd
 
 from .core import UserError, cache_dir
 from .run import files_of, plan
-from .launch import Launch, accumulation, gpus, hardware, launch
+from .launch import Launch, accumulation, gpus, hardware, launch, spacing
 from .settings import Study, _ini, base_spec, nested
 
 # %% ../nbs/lib/16_planning.ipynb #de81c2bc
@@ -210,11 +210,11 @@ def _finetune(x, given):
     flops = (4 if how.activation_checkpointing else 3) * forward_flops(x.shape, tokens, answers)
     accumulation(x.p, how)     # a batch that cannot be cut is refused here
     steps, snapshots = x.p.epochs * epoch_steps(x.study, given["direction"]), len(x.p.snapshots)
-    saves = math.ceil(steps / (getattr(x.p, "evaluation_steps", 0) or math.ceil(steps / x.p.evaluations)))
+    saves = math.ceil(steps / spacing(x.p, steps))
     saved = saves * (4 if how.processes > 1 and how.sharding == "fsdp" else 3) * x.trained
     return dict(flops=flops, seconds=flops / (x.rate * how.processes) + x.disk_seconds(saved), devices=how.processes, steps=steps,
                 **x.memory(x.training(how, prompt + answer, answer), 2 * x.trained if x.device.get("gpu") else 0, how.devices),
-                disk_gb=(x.weights if how.processes > 1 else x.trained) + snapshots * x.trained,
+                disk_gb=x.weights + snapshots * x.trained,
                 passing_gb=saved - snapshots * x.trained + pairs * ((prompt + answer) * TOKEN + PAIR) / 1e9,     # snapshots are links to what was saved
                 cache_gb=x.hub * pairs * (prompt - shared + answer) * TEXT / 1e9)     # with both directions of a language: its text as it came, and read
 
