@@ -205,7 +205,7 @@ def make_grid(base, *experts):
     base, experts = dict(Checkpoint(base)), {Path(e).name: dict(Checkpoint(e)) for e in experts}
     model = {n: torch.empty_like(t) for n, t in base.items()}
     contestants = [Point(method, "paper", hyper | {"lam": lam}) for method, sets, lams in GRID.values() for hyper in sets for lam in lams]
-    Sweep(SimpleNamespace(named_parameters=model.items), base, experts, contestants, lambda *_: {"": [""]}, {"": [""]}, {"none": (lambda *_: np.zeros((1, 1)), lambda s: 0.)}, [1]).score(contestants, 0)
+    Sweep(SimpleNamespace(named_parameters=model.items), base, experts, contestants, lambda *_: {"": [""]}, {"": [""]}, {"none": (lambda *_: np.zeros((1, 1)), lambda s: 0.)}, [1], threads=os.cpu_count()).score(contestants, 0)
 
 # Scaling
 def line(points):
