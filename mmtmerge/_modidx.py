@@ -187,6 +187,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mmtmerge.finetune.OrderedTrainer': ('lib/finetune.html#orderedtrainer', 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.OrderedTrainer._get_train_sampler': ( 'lib/finetune.html#orderedtrainer._get_train_sampler',
                                                                                             'mmtmerge/finetune.py'),
+                                   'mmtmerge.finetune.OrderedTrainer.create_accelerator_and_postprocess': ( 'lib/finetune.html#orderedtrainer.create_accelerator_and_postprocess',
+                                                                                                            'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.answer_loss': ('lib/finetune.html#answer_loss', 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.answering': ('lib/finetune.html#answering', 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.arguments': ('lib/finetune.html#arguments', 'mmtmerge/finetune.py'),

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -90,7 +92,10 @@ class ByLength(torch.utils.data.Sampler):
     def __iter__(self): return iter(get_length_grouped_indices(self.lengths, self.batch, generator=torch.Generator().manual_seed(self.seed + self.epoch)))
 
 class OrderedTrainer(Trainer):
-    "Trainer whose order does not depend on the devices."
+    "Trainer whose order does not depend on the devices, and that shards between CPUs as between GPUs."
+    def create_accelerator_and_postprocess(self):
+        if self.args.fsdp and self.args.use_cpu: PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU     # accelerate would train copies on CPUs, and not say so
+        super().create_accelerator_and_postprocess()
     def _get_train_sampler(self, dataset=None):
         a = self.args
         return ByLength((dataset or self.train_dataset).with_format("numpy")["length"][:], a.per_device_train_batch_size * a.gradient_accumulation_steps * a.world_size, a.data_seed)
@@ -192,6 +197,7 @@ def tune(
     tokens, answered = (p.epochs * int(train.with_format("numpy")[column][:].sum()) for column in ("length", "answer"))
     with answering(model, once=not several and not (how and how.activation_checkpointing)):
         trainer = OrderedTrainer(model, arguments(p, folder, steps, lr, seed, bool(dev), how), collate, train, dev or None, callbacks=[Mark()])
+        if trainer.is_fsdp_enabled != (several and how.sharding == "fsdp"): raise UserError(f"accelerate does not shard as settings.ini, [launch], asks (sharding = {how.sharding})")
         trainer.callback_handler.callbacks.insert(0, Meter(tokens / steps, every))      # before what writes logs
         started = time.time()
         trainer.train(resume_from_checkpoint=last)

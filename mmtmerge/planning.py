@@ -211,7 +211,8 @@ def _finetune(x, given):
     accumulation(x.p, how)     # a batch that cannot be cut is refused here
     steps, snapshots = x.p.epochs * epoch_steps(x.study, given["direction"]), len(x.p.snapshots)
     saves = math.ceil(steps / spacing(x.p, steps))
-    saved = saves * (4 if how.processes > 1 and how.sharding == "fsdp" else 3) * x.trained
+    twice = (how.processes > 1 and how.sharding == "fsdp") * (1 + 2 * x.shape.tied * x.shape.head / x.shape.parameters)     # FSDP stores the weights a second time, and a tied head in both
+    saved = saves * (3 + twice) * x.trained
     return dict(flops=flops, seconds=flops / (x.rate * how.processes) + x.disk_seconds(saved), devices=how.processes, steps=steps,
                 **x.memory(x.training(how, prompt + answer, answer), 2 * x.trained if x.device.get("gpu") else 0, how.devices),
                 disk_gb=x.weights + snapshots * x.trained,

@@ -144,8 +144,7 @@ def test_checkpoints_of_two_processes_have_the_planned_size(copy, sharding, dtyp
     "What the trainer leaves on the disk in passing, against the plan."
     from test_jobs import done, job, spread, start
     at = copy(f"sizes-{sharding}")
-    change(at, ("[profile smoke]\n", f"[profile smoke]\ndtype = {dtype}\n"))
-    spread(at, sharding, 2)
+    spread(at, sharding, 2, dtype)
     made = job(at, "sized")
     done(start(at, made, monkeypatch))
     study = settings.load("smoke")
