@@ -47,7 +47,10 @@ def work(
     study = load(job.profile)
     set_up(study)
     several = how is not None and how.processes > 1
-    if several: PartialState(cpu=not torch.cuda.is_available(), backend="nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))     # the first one tokenises
+    if several:
+        gpu = torch.cuda.is_available()
+        PartialState(cpu=not gpu, timeout=timedelta(hours=12),     # the first one tokenises
+                     backend="gloo" if not gpu else "cuda:nccl,cpu:gloo" if how.sharding == "fsdp" else "nccl")     # FSDP gathers whole checkpoints in the machine's memory
     model, tokenizer = load_model(job.base, "float32" if how and how.master else study.p.dtype)
     if several:
         with PartialState().main_process_first(): train, dev = data(study, job, tokenizer)
