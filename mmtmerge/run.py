@@ -390,7 +390,7 @@ def lasting(
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
     memory = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36), MALLOC_TOP_PAD_=str(1 << 28))  # glibc: keep freed memory; returning it costs a tenth of a training step
     return threads | memory | dict(MMTMERGE_ROOT=str(root()), PYTHONPATH=path, MPLBACKEND="module://matplotlib_inline.backend_inline",
-                          TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
+                          TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false", PYTHONHASHSEED="0", PYTHONWARNINGS="ignore:IProgress not found", PYDEVD_DISABLE_FILE_VALIDATION="1")
 
 # %% ../nbs/lib/12_run.ipynb #f13df56d
 @contextlib.contextmanager
