@@ -48,7 +48,7 @@ def test_names_shapes_and_tying_in_a_merge(model):
     names = lambda *given, **more: set(Recipe(*given, **more).vectors(base, [base, base]).names)
     assert names("ties", dict(K=.5)) == base.keys() - EMBEDDINGS and names("sce", dict(select_topk=.5)) == base.keys()
     for method, preset, definition in [(name, preset or "paper", d) for name, by in METHODS.items() for preset, d in by.items()]:
-        hyper = {k: .5 for k, x in definition.parameters.items() if x.default is inspect.Parameter.empty}
+        hyper = {k: len if k == "score" else .5 for k, x in definition.parameters.items() if x.default is inspect.Parameter.empty}
         assert names(method, hyper, preset=preset, embeddings="base") == base.keys() - EMBEDDINGS and names(method, hyper, preset=preset, embeddings="merge") == base.keys(), method
 
 
