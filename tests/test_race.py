@@ -25,6 +25,8 @@ def sweep_of(tmp_path, study, rungs):
     with lzma.open(RECORDED, "rt", encoding="utf-8") as recorded, open(file, "w", encoding="utf-8") as out:
         out.write(json.dumps(dict(inputs=sweep().inputs)))
         for seen in map(json.loads, recorded):
+            method, embeddings, structural = json.loads(seen["structure"])
+            if method == "ties": seen["structure"] = json.dumps([method, embeddings, dict(structural, merge_func="sum")], sort_keys=True)     # which had no name in the grid then
             for first, last in zip([0, *rungs], rungs):
                 part = {d: {m: s[first:last] for m, s in by.items()} for d, by in seen["stats"].items()}
                 out.write("\n" + json.dumps(dict(seen, first=first, stats=part)))
