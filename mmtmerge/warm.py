@@ -31,7 +31,7 @@ def serve(
     path: Path,     # of a socket that will appear when everything is imported
 ):
     "Import everything, then copy this process whenever somebody connects; ends with its parent."
-    first, parent, package = stamp(), os.getppid(), Path(__file__).parent
+    first, parent, package = stamp(), int(os.environ.get("MMTMERGE_PARENT") or os.getppid()), Path(__file__).parent     # who may have ended before this line
     for module in pkgutil.iter_modules([str(package)]):
         if module.name not in ("cli", "warm") and not module.name.startswith("_"): importlib.import_module(f"{__package__}.{module.name}")
     importlib.import_module("ipykernel.kernelapp")     # last: libraries that see it believe they are in a notebook
