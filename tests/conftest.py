@@ -30,6 +30,12 @@ def mmtmerge(project: Path, *args, **kwargs):
     return subprocess.run([sys.executable, "-m", "mmtmerge.cli", *args], cwd=project, env=environment(project), capture_output=True, text=True, **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def environ(monkeypatch):
+    "The process's own: datasets' map puts a copy in its place, from which what a test has set would not be taken back."
+    monkeypatch.setattr(os, "environ", os.environ)
+
+
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory):
     "Makes a copy of the repository under a name."

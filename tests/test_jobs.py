@@ -84,6 +84,7 @@ def alone(project):
     from mmtmerge.jobs import work
     spread(project, "none", 1)
     made, monkeypatch = job(project, "alone"), pytest.MonkeyPatch()
+    monkeypatch.setattr(os, "environ", os.environ)     # see conftest
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
     write_json(Path(made.folder) / "tuned.json", work(made, launch("smoke")))
     monkeypatch.undo()
@@ -94,7 +95,7 @@ def test_tokens_of_a_corpus_on_disk_stay_there(alone):
     assert list(Path(alone.folder).glob("trainer/tokens/*.arrow"))
 
 
-@pytest.mark.parametrize("sharding, devices, checkpointing", [("ddp", 2, 0), ("fsdp", 2, 0), ("fsdp", 2, 1), ("none", 1, 1)])
+@pytest.mark.parametrize("sharding, devices, checkpointing", [("ddp", 2, 0), pytest.param("fsdp", 2, 0, marks=pytest.mark.slow), ("fsdp", 2, 1), ("none", 1, 1)])
 def test_the_losses_of_one_process(project, alone, sharding, devices, checkpointing, monkeypatch):
     spread(project, sharding, devices, activation_checkpointing=checkpointing)
     made = job(project, f"{sharding}-{checkpointing}")
@@ -146,7 +147,7 @@ def killed(project, alone):
     return kill
 
 
-@pytest.mark.parametrize("began, sharding, devices", [("ddp", "ddp", 2), ("ddp", "none", 1), ("fsdp", "fsdp", 2), pytest.param("fsdp", "fsdp", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("began, sharding, devices", [pytest.param("ddp", "ddp", 2, marks=pytest.mark.slow), ("ddp", "none", 1), ("fsdp", "fsdp", 2), pytest.param("fsdp", "fsdp", 4, marks=pytest.mark.slow)])
 def test_killed_and_resumed(project, alone, killed, began, sharding, devices, monkeypatch):
     "A checkpoint that was being written is left out, by all processes at once."
     trainer = Path(killed(began).folder) / "trainer"

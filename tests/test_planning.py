@@ -139,7 +139,7 @@ def test_hours_of_gpus_are_not_spent_unasked(blank, monkeypatch):
     assert all(json.loads(p.read_text())["result"] == dict(a=1) for p in times)
 
 
-@pytest.mark.parametrize("sharding, dtype", [("ddp", "float32"), ("fsdp", "bfloat16")])
+@pytest.mark.parametrize("sharding, dtype", [pytest.param("ddp", "float32", marks=pytest.mark.slow), ("fsdp", "bfloat16")])
 def test_checkpoints_of_two_processes_have_the_planned_size(copy, sharding, dtype, monkeypatch):
     "What the trainer leaves on the disk in passing, against the plan."
     from test_jobs import done, job, spread, start
