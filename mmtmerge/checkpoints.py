@@ -432,7 +432,7 @@ def merge_checkpoints(
     dtype: str = None,        # type of the result: 'bfloat16', 'float16', 'float32'; None: as the base
     seed: int = 42,           # of methods that draw
     threads: int = None,      # None: one a core
-    shard_gb: float = 1.,     # 10^9 bytes of a file; larger ones need more memory
+    shard_gb: float = 1.,     # 10^9 bytes of a file; larger ones need no more memory
     tokenizer: bool = True,   # refuse experts with another tokenizer
     progress: bool = True,
     **hyper,                  # the method's hyper-parameters
