@@ -24,8 +24,8 @@ confounds: $(READY)  ## the four methods with and without merged embeddings, wit
 
 test: $(READY)  ## notebooks and modules in step, every library notebook executed, tests (ALL=1: the slow ones too)
 	$(BIN)/python -m pytest -q tests/test_sync.py
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev-test nbs/lib --n-workers 2
-	$(BIN)/python -m pytest -q --ignore tests/test_sync.py $(if $(ALL),,-m "not slow")
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev-test nbs/lib --n-workers $(CORES)
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --ignore tests/test_sync.py $(if $(ALL),,-m "not slow")
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs/index.ipynb

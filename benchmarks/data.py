@@ -72,7 +72,9 @@ def main(
     print(f"read and shuffled in {read:.0f} s; tokenised by {workers} processes in {made:.0f} s: {pairs / made:,.0f} pairs/s, {total / made:,.0f} tokens/s; lengths summed in {summed:.1f} s; {disk / 1e9:.2f} GB of Arrow")
     met = peak["anonymous"] / 1e9 <= LIMIT_GB
     print(f"peak memory {peak['anonymous'] / 1e9:.2f} GB of its own, {peak['whole'] / 1e9:.2f} GB with mapped pages (limit {LIMIT_GB:g} GB of its own: {'met' if met else 'missed'})")
-    if json_: json_.write_text(json.dumps(dict(pairs=pairs, workers=workers, read_s=read, tokenise_s=made, pairs_per_second=pairs / made, tokens=total, peak=peak, arrow_bytes=disk), indent=1) + "\n")
+    if json_:
+        from merge import machine
+        json_.write_text(json.dumps(dict(machine=machine(), limit_gb=LIMIT_GB, pairs=pairs, workers=workers, read_s=read, tokenise_s=made, pairs_per_second=pairs / made, tokens=total, peak=peak, arrow_bytes=disk), indent=1) + "\n")
 
 
 if __name__ == "__main__": typer.run(main)

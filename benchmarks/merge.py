@@ -46,6 +46,7 @@ METHODS = {"ties": {"weight": 1., "density": .5}, "sce": {"select_topk": .5}, "d
 PAPER = ("--method", "ties", "--preset", "paper", "--K", .5, "--lam", .3)
 LIMITS = {"ties": 8, "sce": 8, "dare_linear": 4, "grid": 40}     # times faster than mergekit
 FLOORS, PEAK = 2, 8                                              # Task Arithmetic against the floor; 10^9 bytes, for 3b
+SHARES = {"tiny": (.5, 1, 2), "135m": (.5, 1, 2, 4), "3b": (.25, .5, 1)}   # of the layers, for the scaling: start-up hides what a small model needs
 LAMS = (.1, .2, .3, .4, .5)
 GRID = {"task_arithmetic": ("task_arithmetic", [{}], LAMS), "ties": ("ties", [{"K": k} for k in (.4, .5, .6, .7, .8, .9)], LAMS),
         "dare_linear": ("dare", [{"p": p} for p in (.6, .7, .8, .9)], LAMS),
@@ -214,16 +215,16 @@ def line(points):
     slope, intercept = np.polyfit(x, y, 1) if len(x) > 2 else (None, None)
     return {"points": points, "slope": slope, "intercept": intercept, "r2": None if slope is None else 1 - ((y - slope * x - intercept)**2).sum() / ((y - y.mean())**2).sum()}
 
-def scale(bench, size, base, experts, n, whole, paper):
-    "Our TIES over model sizes and over numbers of experts; `whole` and `paper` are the seconds of all, in mergekit's meaning and in the paper's."
-    def seconds(base, experts): return bench.merge("ties", base, experts, ["ours"])["ours"]["seconds"]
+def scale(bench, size, experts):
+    "Our TIES over model sizes and, with the largest of them, over numbers of experts, in mergekit's meaning and in the paper's."
+    def seconds(base, its): return bench.merge("ties", base, its, ["ours"])["ours"]["seconds"]
     sizes = []
-    for share in (.25, .5):
-        small, its, fewer = family(bench.work, size, len(experts), max(1, round(share * SIZES[size][3])))
-        sizes.append((fewer, seconds(small, its)))
-        shutil.rmtree(small.parent)
-    return {"parameters": line([*sizes, (n, whole)]), "experts": line([*((k, seconds(base, experts[:k])) for k in range(1, len(experts))), (len(experts), whole)]),
-            "experts, preset paper": line([*((k, bench.paper_ties(base, experts[:k])["seconds"]) for k in range(1, len(experts))), (len(experts), paper)])}
+    for share in SHARES[size]:
+        base, its, n = family(bench.work, size, experts, max(1, round(share * SIZES[size][3])))
+        sizes.append((n, seconds(base, its)))
+    what, some = f"experts of {n / 1e6:.0f} M parameters", range(1, experts + 1)
+    return {"parameters": line(sizes), what: line([(k, seconds(base, its[:k])) for k in some]),
+            f"{what}, preset paper": line([(k, bench.paper_ties(base, its[:k])["seconds"]) for k in some])}
 
 def draw(scaling, path):
     "Time against parameters and against experts."
@@ -231,11 +232,11 @@ def draw(scaling, path):
     import matplotlib.pyplot as plt, seaborn as sns
     sns.set_theme(style="ticks", palette="colorblind")
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True, layout="constrained")
-    for (kind, s), ax, unit, label, color in zip(scaling.items(), (axes[0], axes[1], axes[1]), (1e6, 1, 1), ("millions of parameters", "experts", "experts"), ("C0", "C0", "C1")):
+    for (kind, s), ax, unit, color in zip(scaling.items(), (axes[0], axes[1], axes[1]), (1e6, 1, 1), ("C0", "C0", "C1")):
         x, y = np.array(s["points"], dtype=float).T
         ax.plot(x / unit, y, "o", color=color, clip_on=False)
         if s["r2"] is not None: ax.plot(x / unit, s["slope"] * x + s["intercept"], color=color, label=f"{'preset paper, ' * kind.endswith('paper')}$R^2$ = {s['r2']:.3f}"); ax.legend(frameon=False, loc="lower right")
-        ax.set(xlabel=label, xlim=(0, None), ylim=(0, None))
+    for ax, label in zip(axes, ("millions of parameters", list(scaling)[1])): ax.set(xlabel=label, xlim=(0, None), ylim=(0, None))
     axes[0].set_ylabel("TIES, seconds")
     sns.despine(fig); fig.savefig(path, dpi=160)
 
@@ -274,7 +275,7 @@ def report(r):
     for part in ("machine", "options"): print("\n" + "  ".join(f"{k} {x}" for k, x in r[part].items()))
     print(f"{r['parameters'] / 1e6:.1f} M parameters; floor {r['floor']['seconds']:.3f} s: {r['floor']['read'] / 1e9:.2f} GB read, {r['floor']['written'] / 1e9:.2f} GB written, nothing synced")
     for what in ("start-up", "smallest", "first"): print(f"{what}: " + ", ".join(f"{t} {x['seconds']:.2f} s" for t, x in r[what].items()))
-    print("\n" + tabulate([row(what, *verdict) for what, verdict in judge(r).items()], tablefmt="github", floatfmt=".2f",
+    print("\n" + tabulate([row(what, *verdict.values()) for what, verdict in r["judged"].items()], tablefmt="github", floatfmt=".2f",
                           headers=["", "ours s", "mergekit s", "ratio", "limit", "met", "ours apart s", "mergekit apart s", "ours GB", "mergekit GB", "largest relative difference"]))
     print("\napart: without start-up; GB: peak resident memory with / without pages of files" + ("; grid: 60 points made by ours, mergekit's time is EXTRAPOLATED from its single runs" if r["grid"] else ""))
     if alone := r["ties of the paper"]: print(f"TIES of the paper: ours {alone['seconds']:.2f} s, {alone['peak'] / 1e9:.2f} / {alone['peak_anonymous'] / 1e9:.2f} GB")
@@ -285,7 +286,7 @@ def report(r):
 def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     "Everything that is measured, as JSON holds it."
     there = sum(f.stat().st_size for f in work.glob(f"{size}-*/*/*.safetensors"))
-    short = 2 * n * ((experts + 1) * (1.7 if scaling else 1) + len(tools)) + 1e8 - there - shutil.disk_usage(work).free
+    short = 2 * n * ((experts + 1) * (sum(SHARES[size]) if scaling else 1) + len(tools)) + 1e8 - there - shutil.disk_usage(work).free
     need(short <= 0, f"{work} lacks {short / 1e9:.1f} GB: free them, or name a folder on a larger disk with --out")
     b = Bench(work, tools, repeat, dtype)
     os.environ["MMTMERGE_CACHE"] = str(work / "cache")
@@ -308,8 +309,9 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
         r["grid"] = b.each("grid", lambda _: [sys.executable, __file__, "make-grid", base, *its], ["ours"])
         if "mergekit" in tools and set(methods) == set(GRID):
             r["grid"]["mergekit"] = {"seconds": sum(len(sets) * len(lams) * r["merges"][m]["mergekit"]["seconds"] for m, (_, sets, lams) in GRID.items()), "extrapolated": True}
-    if scaling and "ties" in methods: r["scaling"] = scale(b, size, base, its, n, r["merges"]["ties"]["ours"]["seconds"], r["ties of the paper"]["seconds"])
+    if scaling and "ties" in methods: r["scaling"] = scale(b, size, experts)
     for old in (work / "cache", *map(b.out, tools)): shutil.rmtree(old)
+    r["judged"] = {what: {"limit": words, "met": met} for what, (words, met) in judge(r).items()}
     return r
 
 # The command

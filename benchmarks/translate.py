@@ -96,9 +96,13 @@ def main(
         if r["conversion"]: words += f"  ({r['conversion']:.1f} s of conversion and loading; {lines / r['seconds']:.2f} without)"
         if name in LIMITS:
             ratio = total / ours["seconds"]
-            words += f"  ours is {ratio:.2f} times as fast (limit {LIMITS[name]:g}: {'met' if ratio >= LIMITS[name] else 'missed'}); {sum(a != b for a, b in zip(ours['texts'], r['texts']))} texts differ"
+            r |= dict(ratio=ratio, limit=LIMITS[name], differ=sum(a != b for a, b in zip(ours["texts"], r["texts"])))
+            words += f"  ours is {ratio:.2f} times as fast (limit {LIMITS[name]:g}: {'met' if ratio >= LIMITS[name] else 'missed'}); {r['differ']} texts differ"
         print(words)
-    if json_: json_.write_text(json.dumps({k: {n: v for n, v in r.items() if n != "texts"} for k, r in results.items()}, indent=1) + "\n")
+    if json_:
+        from merge import machine
+        json_.write_text(json.dumps(dict(machine=machine(), model=model.name if model else "random, of SmolLM2-135M's shape", direction=direction, lines=lines, repeat=repeat,
+                                         engines={k: {n: v for n, v in r.items() if n != "texts"} for k, r in results.items()}), indent=1) + "\n")
 
 
 if __name__ == "__main__": typer.run(main)
