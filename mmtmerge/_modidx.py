@@ -264,6 +264,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mmtmerge.launch.Job.file': ('lib/launch.html#job.file', 'mmtmerge/launch.py'),
                                  'mmtmerge.launch.Launch': ('lib/launch.html#launch', 'mmtmerge/launch.py'),
                                  'mmtmerge.launch.Launch.processes': ('lib/launch.html#launch.processes', 'mmtmerge/launch.py'),
+                                 'mmtmerge.launch.Launch.sharded': ('lib/launch.html#launch.sharded', 'mmtmerge/launch.py'),
                                  'mmtmerge.launch.accumulation': ('lib/launch.html#accumulation', 'mmtmerge/launch.py'),
                                  'mmtmerge.launch.claimed': ('lib/launch.html#claimed', 'mmtmerge/launch.py'),
                                  'mmtmerge.launch.command': ('lib/launch.html#command', 'mmtmerge/launch.py'),

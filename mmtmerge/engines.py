@@ -68,7 +68,8 @@ class CTranslate2(Engine):
         from transformers import AutoTokenizer
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         converted = self.convert(folder, dtype, ctranslate2)
-        self.generator = ctranslate2.Generator(str(converted), device=best_device(), compute_type=dtype, inter_threads=1, intra_threads=threads)
+        try: self.generator = ctranslate2.Generator(str(converted), device=best_device(), compute_type=dtype, inter_threads=1, intra_threads=threads)
+        except (RuntimeError, ValueError) as e: raise UserError(f"ctranslate2 {ctranslate2.__version__} cannot load {folder} ({e}): write engine = transformers") from None
         self.memory_mb = sum(f.stat().st_size for f in converted.glob("model.bin")) / 1e6
 
     @staticmethod

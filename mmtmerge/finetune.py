@@ -126,7 +126,7 @@ def arguments(
     every = spacing(p, steps)
     gpu, several = torch.cuda.is_available(), how is not None and how.processes > 1
     spread = dict(ddp_find_unused_parameters=False, ddp_backend="nccl" if gpu else "gloo") if several else {}
-    if several and how.sharding == "fsdp": spread |= dict(fsdp=True, fsdp_config=dict(version=2, activation_checkpointing=how.activation_checkpointing))
+    if how is not None and how.sharded: spread |= dict(fsdp=True, fsdp_config=dict(version=2, activation_checkpointing=how.activation_checkpointing))
     elif how is not None and how.activation_checkpointing: spread |= dict(gradient_checkpointing=True)
     if gpu and importlib.util.find_spec("liger_kernel"): spread |= dict(use_liger_kernel=True, liger_kernel_config=dict(cross_entropy=False, fused_linear_cross_entropy=False))
     return TrainingArguments(output_dir=str(folder), seed=seed, data_seed=seed, learning_rate=lr, adam_beta1=.9, adam_beta2=.999, adam_epsilon=1e-8,
@@ -156,7 +156,7 @@ def last_whole_checkpoint(
         if (c / "whole").exists(): whole = c
         else: shutil.rmtree(c, ignore_errors=True)
     if whole is None: return None
-    was, now = (whole / "pytorch_model_fsdp.bin").exists(), how is not None and how.processes > 1 and how.sharding == "fsdp"
+    was, now = (whole / "pytorch_model_fsdp.bin").exists(), how is not None and how.sharded
     if was != now: raise UserError(f"{whole} was saved {'by' if was else 'without'} FSDP on several devices, and settings.ini, [launch], asks for {f'sharding = {how.sharding} on {how.processes}' if how else 'one device'}: set it back, or remove {folder} to begin again")
     return str(whole)
 
@@ -197,7 +197,7 @@ def tune(
     tokens, answered = (p.epochs * int(train.with_format("numpy")[column][:].sum()) for column in ("length", "answer"))
     with answering(model, once=not several and not (how and how.activation_checkpointing)):
         trainer = OrderedTrainer(model, arguments(p, folder, steps, lr, seed, bool(dev), how), collate, train, dev or None, callbacks=[Mark()])
-        if trainer.is_fsdp_enabled != (several and how.sharding == "fsdp"): raise UserError(f"accelerate does not shard as settings.ini, [launch], asks (sharding = {how.sharding})")
+        if trainer.is_fsdp_enabled != (how is not None and how.sharded): raise UserError(f"accelerate does not shard as settings.ini, [launch], asks (sharding = {how.sharding})")
         trainer.callback_handler.callbacks.insert(0, Meter(tokens / steps, every))      # before what writes logs
         started = time.time()
         trainer.train(resume_from_checkpoint=last)

@@ -30,6 +30,8 @@ class Launch:
 
     @property
     def processes(self): return self.devices * self.nodes
+    @property
+    def sharded(self): return self.processes > 1 and self.sharding == "fsdp"
 
 def hardware(
     name: str,   # the part of [hardware NAME] after the word

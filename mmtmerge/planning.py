@@ -123,9 +123,8 @@ def training_memory(
 ) -> dict:                  # bytes: states, copies, activations, logits, process, total
     "Peak memory of one device while training."
     size, low, several = trained_bytes(dtype, how), BYTES[dtype], how.processes > 1
-    fsdp = several and how.sharding == "fsdp"
-    states = shape.parameters * 4 * size / (how.processes if fsdp else 1)
-    if fsdp: copies = 2 * (2 * shape.block + shape.head) * low
+    states = shape.parameters * 4 * size / (how.processes if how.sharded else 1)
+    if how.sharded: copies = 2 * (2 * shape.block + shape.head) * low
     else: copies = shape.parameters * (size * several + low * (size != low))
     tokens = how.micro_batch * length
     wide = 3 * shape.mlp / shape.hidden + 8      # gate, up and their product; norms, q, k, v, attention and both residuals
@@ -211,7 +210,7 @@ def _finetune(x, given):
     accumulation(x.p, how)     # a batch that cannot be cut is refused here
     steps, snapshots = x.p.epochs * epoch_steps(x.study, given["direction"]), len(x.p.snapshots)
     saves = math.ceil(steps / spacing(x.p, steps))
-    twice = (how.processes > 1 and how.sharding == "fsdp") * (1 + 2 * x.shape.tied * x.shape.head / x.shape.parameters)     # FSDP stores the weights a second time, and a tied head in both
+    twice = how.sharded * (1 + 2 * x.shape.tied * x.shape.head / x.shape.parameters)     # FSDP stores the weights a second time, and a tied head in both
     saved = saves * (3 + twice) * x.trained
     return dict(flops=flops, seconds=flops / (x.rate * how.processes) + x.disk_seconds(saved), devices=how.processes, steps=steps,
                 **x.memory(x.training(how, prompt + answer, answer), 2 * x.trained if x.device.get("gpu") else 0, how.devices),

@@ -37,6 +37,18 @@ def test_greedy_outputs_agree_on_the_laptop_model(monkeypatch, tmp_path):
         assert sum(a != b for a, b in zip(ours.texts, theirs.texts)) <= 1
 
 
+def test_a_model_that_ctranslate2_cannot_load_is_refused(tmp_path, monkeypatch):
+    "It wants a token of the beginning of a Llama, also where its tokenizer has none."
+    pytest.importorskip("ctranslate2")
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    monkeypatch.setenv("MMTMERGE_CACHE", str(tmp_path / "cache"))
+    tokenizer = AutoTokenizer.from_pretrained(root() / "mmtmerge/data/miniature")
+    assert tokenizer.bos_token is None
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    with pytest.raises(UserError, match="llama.*write engine = transformers"): open_engine("ctranslate2", tmp_path / "llama", "float32")
+
+
 def test_a_table_does_not_mix_engines(copy, monkeypatch):
     from mmtmerge import tables
     project = copy("mixed")
