@@ -595,6 +595,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mmtmerge.sweep.Sweep._score': ('lib/sweep.html#sweep._score', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Sweep.become': ('lib/sweep.html#sweep.become', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Sweep.inputs': ('lib/sweep.html#sweep.inputs', 'mmtmerge/sweep.py'),
+                                'mmtmerge.sweep.Sweep.recipe': ('lib/sweep.html#sweep.recipe', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Sweep.score': ('lib/sweep.html#sweep.score', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.Sweep.toward': ('lib/sweep.html#sweep.toward', 'mmtmerge/sweep.py'),
                                 'mmtmerge.sweep.at_edge': ('lib/sweep.html#at_edge', 'mmtmerge/sweep.py'),

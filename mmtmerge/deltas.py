@@ -25,19 +25,19 @@ def place_of(
 
 def count(
     theta: Parameter,
-    cuts: dict = {},    # K -> (N, 1) magnitudes from which TIES keeps entries
+    cuts: dict = {},    # column -> (N, 1) magnitudes from which TIES keeps entries
 ) -> tuple:             # (rows, an expert each; rows, a pair each; one row), with sums
     "Sums over one parameter."
     who, n = list(theta.whole.experts), len(theta.experts)
     dots, clashes, both = (torch.zeros(n, n, dtype=torch.float64) for _ in range(3))
-    mass, zeros, kept = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64), {K: torch.zeros(n, dtype=torch.float64) for K in cuts}
+    mass, zeros, kept = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64), {column: torch.zeros(n, dtype=torch.float64) for column in cuts}
     moved = conflicts = 0
     for _, d in theta.blocks():
         sign, size, x = d.sign(), d.abs(), d.double()
         dots += x @ x.T
         zeros += (d == 0).sum(1)
         mass += size.sum(1)
-        for K, cut in cuts.items(): kept[K] += torch.where(size >= cut, size, 0.).sum(1)
+        for column, cut in cuts.items(): kept[column] += torch.where(size >= cut, size, 0.).sum(1)
         nonzero, agree = sign.abs(), sign @ sign.T
         together = nonzero @ nonzero.T
         both += together
@@ -47,18 +47,19 @@ def count(
         conflicts += int((several & (sign.sum(0).abs() < nonzero.sum(0))).sum())
     layer, kind = place_of(theta.name)
     at = dict(parameter=theta.name, layer=layer, kind=kind, embedding=bool(embedding_names([theta.name])), size=theta.base.numel())
-    return ([at | dict(expert=e, square=float(dots[i, i]), mass=float(mass[i]), zeros=int(zeros[i])) | {f"kept_{K:g}": float(kept[K][i]) for K in cuts} for i, e in enumerate(who)],
+    return ([at | dict(expert=e, square=float(dots[i, i]), mass=float(mass[i]), zeros=int(zeros[i])) | {column: float(kept[column][i]) for column in cuts} for i, e in enumerate(who)],
             [at | dict(a=who[i], b=who[j], dot=float(dots[i, j]), clashes=float(clashes[i, j]), both=float(both[i, j])) for i, j in itertools.combinations(range(n), 2)],
             at | dict(moved=moved, conflicts=conflicts))
 
 def counts(
     v: TaskVectors,
-    Ks=(),        # fractions that TIES keeps, over all parameters of v but the embeddings
+    Ks=(),        # fractions that TIES keeps: of all parameters but the embeddings (columns kept_K), and of all (all_K)
 ) -> dict:        # experts, pairs, parameters: data frames of sums
     "Sums over every parameter."
-    inner = TaskVectors(v.base, v.experts, [n for n in v.names if n not in embedding_names(v.names)], v.seed, v.threads)
-    total = sum(headers(v.base)[n].numel() for n in inner.names)
-    cuts = dict(zip(Ks, magnitudes_at(inner, [max(total - int(total * K) - 1, 0) for K in Ks])[..., None].unbind(1))) if Ks else {}
+    cuts = {}
+    for word, names in ("kept", [n for n in v.names if n not in embedding_names(v.names)]), ("all", v.names):
+        part, total = TaskVectors(v.base, v.experts, names, v.seed, v.threads), sum(headers(v.base)[n].numel() for n in names)
+        if Ks: cuts |= zip((f"{word}_{K:g}" for K in Ks), magnitudes_at(part, [max(total - int(total * K) - 1, 0) for K in Ks])[..., None].unbind(1))
     rows = [r for _, r in v.each(lambda theta: count(theta, cuts))]
     return dict(experts=pd.DataFrame([r for e, _, _ in rows for r in e]), pairs=pd.DataFrame([r for _, p, _ in rows for r in p]), parameters=pd.DataFrame([r for _, _, r in rows]))
 
@@ -66,12 +67,12 @@ def counts(
 def summarize(
     sums: dict,         # of `counts`
     by=(),              # columns to keep apart: (), ['layer'] or ['parameter']
-    embeddings: bool = True,
+    embeddings: bool = True,   # merged too, so that TIES' thresholds are of all parameters
 ) -> pd.DataFrame:      # a row an expert (and value of `by`): norm, zeros, cosine (mean to the others), conflicts, kept_K
     "Norms, shares and angles of task vectors."
     e, p, q = (f if embeddings else f[~f.embedding] for f in (sums["experts"], sums["pairs"], sums["parameters"]))
     by = list(by)
-    kept = [c for c in e if c.startswith("kept_")]
+    kept = {c: "kept_" + c.split("_")[1] for c in e if c.startswith("all_" if embeddings else "kept_")}
     out = e.groupby([*by, "expert"], sort=False, dropna=False)[["size", "square", "mass", "zeros", *kept]].sum()
     both = pd.concat([p, p.rename(columns=dict(a="b", b="a"))])
     dots = both.groupby([*by, "a", "b"], sort=False, dropna=False)["dot"].sum().reset_index() if len(p) else pd.DataFrame(columns=[*by, "a", "b", "dot"])
@@ -80,5 +81,5 @@ def summarize(
     cosine = (dots["dot"] / (dots.norm_a * dots.norm_b).where(lambda x: x > 0)).groupby([dots[c] for c in [*by, "a"]], sort=False, dropna=False).mean().rename_axis([*by, "expert"])
     clash = q.groupby(by, sort=False, dropna=False)[["conflicts", "moved"]].sum() if by else q[["conflicts", "moved"]].sum().to_frame().T
     rate = (clash.conflicts / clash.moved.where(clash.moved > 0)).rename("conflicts")
-    table = pd.DataFrame(dict(norm=norm, zeros=out["zeros"] / out["size"], cosine=cosine.reindex(out.index))).assign(**{k: out[k] / out["mass"].where(out["mass"] > 0) for k in kept}).reset_index()
+    table = pd.DataFrame(dict(norm=norm, zeros=out["zeros"] / out["size"], cosine=cosine.reindex(out.index))).assign(**{name: out[c] / out["mass"].where(out["mass"] > 0) for c, name in kept.items()}).reset_index()
     return table.merge(rate.reset_index(), on=by, how="left") if by else table.assign(conflicts=float(rate.iloc[0]))

@@ -127,7 +127,7 @@ def tsv(
     if not _matrix(theta): return _mean(theta)
     keep = max(1, min(theta.shape) // len(theta.experts))
     origin = theta.base.detach().float()
-    u, s, v = zip(*(tuple(x[..., :keep] for x in svd(e.detach().float() - origin)) for e in theta.experts))
+    u, s, v = zip(*(tuple(x[..., :keep].clone() for x in svd(e.detach().float() - origin)) for e in theta.experts))
     return (polar(torch.cat(u, 1)) * torch.cat(s) @ polar(torch.cat(v, 1)).T).float()
 
 # %% ../nbs/lib/05b_spectral.ipynb #8234b1fb

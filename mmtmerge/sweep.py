@@ -91,10 +91,11 @@ class Sweep:
         kept: Path = None,    # file (JSON lines) with what was measured so far; raises UserError if it is another sweep's
         threads: int = 1,     # that compute directions
     ):
-        self.model, self.base, self.experts, self.contestants, self.translate = model, base, experts, contestants, translate
-        self.references, self.metrics, self.sizes, self.seed, self.kept, self.threads = references, metrics, sizes, seed, kept and Path(kept), threads
+        self.model, self.base, self.experts, self.contestants, self.translate, self.seed, self.threads = model, base, experts, contestants, translate, seed, threads
+        self.references, self.metrics, self.sizes, self.kept = references, metrics, sizes, kept and Path(kept)
         self.parameters, self.facts = dict(model.named_parameters()), {}
         self.stats, self.looks, self.models = {}, {}, {}      # (structure, lam, first) -> direction -> metric -> statistics; structure -> what was seen; (structure, lam) -> fingerprint of the model
+        for p in contestants: self.recipe(p)     # what no merge can have is refused before the first
         if self.kept: self._recall()
 
     @cached_property
@@ -125,11 +126,15 @@ class Sweep:
         if self.kept:
             with open(self.kept, "a", encoding="utf-8") as f: f.write("\n" + json.dumps(seen))
 
+    def recipe(self, point):
+        "How a point is merged, and the task vectors for it."
+        recipe = Recipe(point.method, point.structural, point.lam, point.preset, point.embeddings, self.seed)
+        return recipe, recipe.vectors(self.base, self.experts, self.threads)
+
     def toward(self, point):
         "The direction of a point's structural choice."
-        recipe = Recipe(point.method, point.structural, 1., point.preset, point.embeddings, self.seed)
         def kind(p): return p.method, p.embeddings, p.preset
-        v, key = recipe.vectors(self.base, self.experts, self.threads), kind(point)
+        (recipe, v), key = self.recipe(point), kind(point)
         if key not in self.facts: self.facts[key] = prepare(recipe, v, [p.structural for p in self.contestants if kind(p) == key])
         m = dict(directions(recipe, v, self.facts[key]))
         if point.structure not in self.looks:

@@ -149,6 +149,7 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     wrong("sce has no hyper-parameter 'select_topK': did you mean 'select_topk'?", method="sce", select_topK=.5),
     wrong("ties needs the hyper-parameter 'K'", "merge_func", method="ties"), wrong("fraction K of the entries, in (0, 1]: got 1.5", method="ties", K=1.5),
     wrong("ties: K must be a finite number: got nan", method="ties", K=float("nan")), wrong("K", "'.5'", method="ties", K=".5"),
+    wrong("ties: K takes one number, the same for all experts: got [0.5, 0.7]", method="ties", K=[.5, .7]), wrong("K takes one number", "{'a': 0.5}", method="ties", K={"a": .5}),
     wrong("dare drops entries with probability p, in [0, 1): got 1.0", method="dare", p=1.),
     wrong("fraction select_topk of the positions, in [0, 1]: got 2", method="sce", select_topk=2),
     wrong("3 values", "2 experts", weight=[1., 2., 3.]),
