@@ -225,7 +225,7 @@ def write_merge(
     def bar(what, total=None): return tqdm(total=total, unit="B", unit_scale=True, desc=what, disable=not progress or bool(os.environ.get("TQDM_DISABLE")))
     facts = None
     if recipe.definition.prepare:
-        with bar("looking at whole models") as seen, torch.no_grad():
+        with bar("looking at whole models", recipe.definition.looks * sum(sizes[n] for n in v.names)) as seen, torch.no_grad():
             def read(n): seen.update(sizes[n]); return TaskVectors.parameter(v, n)
             v.parameter = read
             facts = prepare(recipe, v)

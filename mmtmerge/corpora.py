@@ -137,8 +137,11 @@ class HubCorpus:
         name = s.get("split", {}).get(split)
         if name is None: raise UserError(f"settings.ini, [testset {self.spec[split]}] has no split.{split}: name another test set for {split} in [corpus {self.name}]")
         rows = load_split(s["repo"], self._filled(s["config"], language), name, s.get("revision"), f"[testset {self.spec[split]}]")
-        if missing := {s["id"], s["column"]} - set(rows.column_names): raise UserError(f"settings.ini, [testset {self.spec[split]}]: {s['repo']} has no column {missing.pop()!r}: it has {', '.join(rows.column_names)}")
-        side = rows.select_columns([s["id"], s["column"]]).to_pandas().astype(str).set_axis(["id", language], axis=1)
+        column, known = self._filled(s["column"], language), [s["id"]] if "id" in s else []
+        if missing := {*known, column} - set(rows.column_names): raise UserError(f"settings.ini, [testset {self.spec[split]}]: {s['repo']} has no column {missing.pop()!r}: it has {', '.join(rows.column_names)}")
+        side = rows.select_columns([*known, column]).to_pandas()
+        if not known: side.insert(0, "id", range(len(side)))     # rows of one table: their numbers join them
+        side = side.astype(str).set_axis(["id", language], axis=1)
         if side.id.duplicated().any(): raise UserError(f"{s['repo']}, {language}, {name}: id {side.id[side.id.duplicated()].iloc[0]!r} stands twice")
         return side
 

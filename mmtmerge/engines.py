@@ -123,7 +123,7 @@ class VLLM(Engine):
         python = os.environ.get("MMTMERGE_VLLM")
         if not python or not Path(python).exists(): raise UserError(f"engine = vllm needs an environment of its own: python -m venv vllm && vllm/bin/pip install vllm, then MMTMERGE_VLLM=vllm/bin/python (it is {python!r})")
         from transformers import AutoTokenizer
-        self.tokenizer, self.memory_mb = AutoTokenizer.from_pretrained(folder, local_files_only=True), float("nan")
+        self.tokenizer, self.memory_mb = AutoTokenizer.from_pretrained(folder, local_files_only=True), sum(f.stat().st_size for f in Path(folder).glob("*.safetensors")) / 1e6
         self.worker = subprocess.Popen([python, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
         self._say(dict(folder=str(folder), dtype=dtype))
 

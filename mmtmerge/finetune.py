@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['examples', 'collate', 'shared', 'answer_loss', 'ByLength', 'OrderedTrainer', 'answering', 'arguments', 'saved',
-           'last_whole_checkpoint', 'Mark', 'Meter', 'tune', 'curve', 'nearest_step']
+           'last_whole_checkpoint', 'Mark', 'Epochs', 'Meter', 'tune', 'curve', 'nearest_step']
 
 # %% ../nbs/lib/04_finetune.ipynb #acbc08ef
 import contextlib, hashlib, importlib.util, json, math, os, resource, shutil, time
@@ -98,7 +98,8 @@ class OrderedTrainer(Trainer):
         super().create_accelerator_and_postprocess()
     def _get_train_sampler(self, dataset=None):
         a = self.args
-        return ByLength((dataset or self.train_dataset).with_format("numpy")["length"][:], a.per_device_train_batch_size * a.gradient_accumulation_steps * a.world_size, a.data_seed)
+        self.order = ByLength((dataset or self.train_dataset).with_format("numpy")["length"][:], a.per_device_train_batch_size * a.gradient_accumulation_steps * a.world_size, a.data_seed)
+        return self.order
 
 @contextlib.contextmanager
 def answering(
@@ -167,6 +168,11 @@ class Mark(TrainerCallback):
         if torch.distributed.is_initialized(): torch.distributed.barrier()     # every process has written its part
         if state.is_world_process_zero: (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
 
+class Epochs(TrainerCallback):
+    "Tell the order its epoch: after a resume on several processes accelerate does not reach it."
+    def __init__(self, trainer, steps): self.trainer, self.steps = trainer, steps     # steps of an epoch
+    def on_epoch_begin(self, args, state, control, **kwargs): self.trainer.order.set_epoch(state.global_step // self.steps)
+
 class Meter(TrainerCallback):
     "Tokens a second, memory and minutes left, beside the losses; and a line of the log at each point of the curve."
     def __init__(self, tokens_a_step, every): self.tokens, self.every = tokens_a_step, every
@@ -198,6 +204,7 @@ def tune(
     with answering(model, once=not several and not (how and how.activation_checkpointing)):
         trainer = OrderedTrainer(model, arguments(p, folder, steps, lr, seed, bool(dev), how), collate, train, dev or None, callbacks=[Mark()])
         if trainer.is_fsdp_enabled != (how is not None and how.sharded): raise UserError(f"accelerate does not shard as settings.ini, [launch], asks (sharding = {how.sharding})")
+        trainer.add_callback(Epochs(trainer, steps // p.epochs))
         trainer.callback_handler.callbacks.insert(0, Meter(tokens / steps, every))      # before what writes logs
         started = time.time()
         trainer.train(resume_from_checkpoint=last)

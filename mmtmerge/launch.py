@@ -8,11 +8,11 @@ __all__ = ['SHARDING', 'Launch', 'hardware', 'launch', 'accumulation', 'spacing'
 
 # %% ../nbs/lib/04a_launch.ipynb #d352c9c9
 import contextlib, fcntl, math, os, sys, tempfile, time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from .core import UserError, nearest
-from .settings import Study, _ini, nested, profiles
+from .settings import Study, _ini, load, nested, profiles
 
 # %% ../nbs/lib/04a_launch.ipynb #4a65c5e1
 SHARDING = ("none", "ddp", "fsdp")   # one device; a copy on each; weights, gradients and states cut over all
@@ -56,7 +56,7 @@ def launch(
     hardware(how.hardware)
     if how.sharding not in SHARDING: raise UserError(f"settings.ini, [launch {profile}]: sharding = {how.sharding}: {nearest(how.sharding, SHARDING)}")
     if how.sharding == "none" and how.processes > 1: raise UserError(f"settings.ini, [launch {profile}]: {how.processes} devices and sharding = none: choose ddp or fsdp")
-    return how
+    return replace(how, master=False) if load(profile).p.dtype == "float32" else how     # float32 weights have nothing beside them
 
 # %% ../nbs/lib/04a_launch.ipynb #7b4b5d71
 def accumulation(
@@ -100,7 +100,7 @@ def claimed(
     "Hold n GPUs of this machine, or of this cluster's job, while they are used."
     here = present()
     if not n or not here:
-        yield {}
+        yield {"CUDA_VISIBLE_DEVICES": ""} if here else {}     # who holds none sees none
         return
     if n > len(here): raise UserError(f"{n} GPUs are asked for, this machine shows {len(here)}: lower devices in settings.ini, [launch]")
     folder = Path(folder or tempfile.gettempdir())

@@ -7,6 +7,7 @@ __all__ = ['Recipe', 'prepare', 'directions', 'place', 'apply_', 'tied', 'merge_
 
 # %% ../nbs/lib/05d_merge.ipynb #a75c28fd
 import hashlib, math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .core import UserError
 from . import kernels
-from .vectors import TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named, need, piece, raw
+from .vectors import PER_EXPERT, TaskVectors, check_finite, check_hyper, check_shapes, embedding_names, find_method, headers, named, need, one_each, piece, raw
 from . import informed, methods, spectral   # they register their methods
 
 # %% ../nbs/lib/05d_merge.ipynb #99428576
@@ -40,6 +41,8 @@ class Recipe:
         "The task vectors that this recipe merges."
         experts, (least, most) = named(experts), self.definition.experts
         if not least <= len(experts) <= most: raise UserError(f"{self.method} merges {least if least == most else f'{least} to {most}' if math.isfinite(most) else f'at least {least}'} experts: got {len(experts)}")
+        for k, x in self.hyper.items():
+            if k in PER_EXPERT and isinstance(x, (Mapping, list, tuple)): one_each(x, experts)
         skip = embedding_names(base) if self.embeddings == "base" else set()
         if self.embeddings == "base" and not skip:
             raise UserError("this model has no parameter that ends in embed_tokens.weight or lm_head.weight: name its embeddings in vectors.EMBEDDINGS, or ask for embeddings='merge'")

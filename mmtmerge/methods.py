@@ -191,7 +191,7 @@ def ties_facts(
     votes = sum(signs for _, signs in v.each(won))
     return {K: (cut, 1. if vote > 0 else -1.) for K, cut, vote in zip(Ks, cuts, votes)}
 
-@method("paper", embeddings="base", prepare=ties_facts, ranges=dict(
+@method("paper", embeddings="base", prepare=ties_facts, looks=3, ranges=dict(
     K=("keeps a fraction K of the entries, in (0, 1]", lambda K: 0 < K <= 1), merge_func=("adds up (merge_func 'sum') or averages ('mean') what agrees", ("sum", "mean").__contains__)))
 def ties(
     theta: Parameter,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'BLOCK', 'PRESETS', 'METHODS', 'PER_EXPERT', 'state', 'named', 'headers', 'embedding_names',
-           'check_shapes', 'raw', 'finite', 'check_finite', 'need', 'piece', 'slices', 'Parameter', 'TaskVectors',
-           'random_key', 'random_bits', 'least_bits', 'keep_mask', 'Method', 'share', 'from_zero', 'method',
-           'find_method', 'check_hyper']
+           'check_shapes', 'raw', 'finite', 'check_finite', 'need', 'piece', 'one_each', 'slices', 'Parameter',
+           'TaskVectors', 'random_key', 'random_bits', 'least_bits', 'keep_mask', 'Method', 'share', 'from_zero',
+           'method', 'find_method', 'check_hyper']
 
 # %% ../nbs/lib/05_vectors.ipynb #63c2ece9
 import hashlib, inspect, math, os, threading
@@ -96,6 +96,18 @@ def need(ok, message):
 
 def piece(x, where): return x[where].float().numpy() if isinstance(x, Tensor) else x[where]
 
+def one_each(
+    values,     # a mapping by expert, or a list in their order
+    experts,    # their names
+) -> list:      # in their order
+    "What is given for each expert."
+    names = list(experts)
+    if isinstance(values, Mapping):
+        need(set(names) <= values.keys(), f"values are given for {list(values)}, the experts are {names}: give one for each")
+        return [values[n] for n in names]
+    need(len(values) == len(names), f"{len(values)} values are given for {len(names)} experts: give one for each")
+    return list(values)
+
 def slices(n, size): return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 @dataclass
@@ -162,14 +174,7 @@ class Parameter:
             g += d @ d.T
         return g
 
-    def one_each(self, values):
-        "What is given for each expert, as a list in their order: values are a mapping by expert, or such a list."
-        names = list(self.whole.experts)
-        if isinstance(values, Mapping):
-            need(set(names) <= values.keys(), f"values are given for {list(values)}, the experts are {names}: give one for each")
-            return [values[n] for n in names]
-        need(len(values) == len(names), f"{len(values)} values are given for {len(names)} experts: give one for each")
-        return list(values)
+    def one_each(self, values): return one_each(values, self.whole.experts)
 
     def numbers(self, value):
         "A hyper-parameter as one number an expert: it may be one for all, a list, or a mapping by expert."
@@ -276,6 +281,7 @@ class Method:
     embeddings: str           # 'base' or 'merge', unless the user says otherwise
     prepare: object = None    # (TaskVectors, list of hyper) -> facts about the whole model, for all hyper-parameters together
     experts: tuple = (1, math.inf)   # least and most experts
+    looks: int = 1            # how often `prepare` reads every parameter
     ranges: dict = field(default_factory=dict)   # hyper-parameter -> (what it does and in which range, in words; value -> whether it lies there)
 
     @property
@@ -295,11 +301,12 @@ def method(
     prepare=None,                # see Method
     name: str = None,            # if the function is named otherwise
     experts: tuple = (1, math.inf),
+    looks: int = 1,              # see Method
     ranges: dict = {},           # see Method
 ):                               # decorator
     "Register a merging method."
     def register(f):
-        m = Method(name or f.__name__, preset, f, embeddings, prepare, experts, ranges)
+        m = Method(name or f.__name__, preset, f, embeddings, prepare, experts, looks, ranges)
         assert ranges.keys() <= m.parameters.keys()
         METHODS.setdefault(m.name, {})[preset] = m
         return f

@@ -30,11 +30,10 @@ def copies(at: Path, card=True):
             side = pd.DataFrame(dict(id=range(len(rows)), iso_639_3=lang, text=rows[column]))
             side = side.drop(7) if lang == "ta" else side.sample(frac=1, random_state=0) if lang == "hi" else side
             side.to_parquet(folder / f"{split}-00000-of-00001.parquet", index=False)
-        gen = at / "in22" / CODES[lang]
-        gen.mkdir(parents=True)
-        pd.DataFrame(dict(id=range(1, 11), sentence=lines["dev"][column][:10])).to_parquet(gen / "gen-00000-of-00001.parquet", index=False)
+    (at / "in22/default").mkdir(parents=True)
+    pd.DataFrame({CODES[lang]: lines["dev"][column][:10] for lang, column in (("en", "source"), ("hi", "target"), ("ta", "target_ta"))}).to_parquet(at / "in22/default/test-00000-of-00001.parquet", index=False)
     if card:     # as `hf download` leaves them
-        for name, configs, splits in (("samanantar", ("hi", "ta"), ("train",)), ("flores_plus", CODES.values(), ("dev", "devtest")), ("in22", CODES.values(), ("gen",))):
+        for name, configs, splits in (("samanantar", ("hi", "ta"), ("train",)), ("flores_plus", CODES.values(), ("dev", "devtest")), ("in22", ("default",), ("test",))):
             text = "---\nconfigs:\n" + "".join(f"- config_name: {c}\n  data_files:\n" + "".join(f"  - split: {s}\n    path: {c}/{s}-*\n" for s in splits) for c in configs) + "---\n"
             (at / name / "README.md").write_text(text)
     return at
@@ -109,6 +108,8 @@ def test_a_second_test_set(tmp_path, copy, monkeypatch):
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
     paper = corpora.open_corpus("samanantar")
     assert len(paper.test("devtest", "en-hi")) == 10 and len(paper.test("dev", "en-hi")) == 40
+    pairs, embedded = paper.test("devtest", "en-hi"), Corpus.open("embedded").test("dev", "en-hi", 40)
+    assert set(zip(pairs.source, pairs.target)) == set(zip(embedded.source[:10], embedded.target[:10]))
 
 
 @pytest.mark.parametrize("column, side", [("src", "source"), ("tgt", "target")])

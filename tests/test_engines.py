@@ -90,6 +90,7 @@ def test_the_worker_of_vllm(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MMTMERGE_VLLM", str(python))
     folder = root() / "mmtmerge/data/miniature"
     engine = open_engine("vllm", folder, "float32")
+    assert engine.memory_mb == pytest.approx(sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 1e6) and engine.memory_mb > 1     # a result is JSON, which has no NaN
     asked = [[5, 6, 7], [8]]
     assert engine.generate(asked, [3, 1], [9], None) == [[len(str(folder)), 5, 6], [len(str(folder))]]
     engine.become("other")

@@ -71,6 +71,13 @@ def test_base_that_cannot_be_had(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_base_that_is_another_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMTMERGE_BASE", str(root() / "mmtmerge/data/miniature"))
+    with pytest.raises(UserError, match="MMTMERGE_BASE=.*/miniature: its hidden_size is 96, that of gemma-3-270m is 640: it is another model"): models.find_base("gemma-3-270m", tmp_path)
+    monkeypatch.setenv("MMTMERGE_BASE", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="/nowhere holds no config.json"): models.find_base("gemma-3-270m", tmp_path)
+
+
 def test_a_language_is_files_and_settings(tmp_path, monkeypatch):
     text = (root() / "settings.ini").read_text().replace("languages = hi bn ta te", "languages = hi bn ta te kn", 1)
     text = text.replace("[language te]", "[language kn]\nname = Kannada\nscript = Kannada\n[language te]", 1)

@@ -27,10 +27,10 @@ def project(copy, tmp_path_factory):
         yield at
 
 
-def spread(project, sharding, devices, dtype="float32", **more):
+def spread(project, sharding, devices, dtype="float32", epochs=1, **more):
     "Let the smoke profile run so."
     ini = project / "settings.ini"
-    text = re.sub(r"\[profile smoke\]\n(dtype = \w+\n)?", f"[profile smoke]\ndtype = {dtype}\n", ini.read_text().split("\n[launch smoke]")[0])
+    text = re.sub(r"\[profile smoke\]\n(dtype = \w+\nepochs = \d\n)?", f"[profile smoke]\ndtype = {dtype}\nepochs = {epochs}\n", ini.read_text().split("\n[launch smoke]")[0])
     ini.write_text(text + LAUNCH.format(devices, sharding, 16 // (devices * more.get("nodes", 1))) + "".join(f"{k} = {v}\n" for k, v in more.items()))
 
 
@@ -159,6 +159,19 @@ def test_killed_and_resumed(project, alone, killed, began, sharding, devices, mo
     done(start(project, again, monkeypatch))
     assert tuned(again)["resumed"]
     torch.testing.assert_close(losses(again), losses(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_resumed_in_the_second_epoch(project, monkeypatch):
+    "On two processes, with the examples that were still to come."
+    spread(project, "ddp", 2, epochs=2)
+    made = job(project, "epochs")
+    done(start(project, made, monkeypatch))
+    again = job(project, "epochs-resumed")
+    shutil.copytree(Path(made.folder) / "trainer", Path(again.folder) / "trainer")
+    shutil.rmtree(Path(again.folder) / "trainer/checkpoint-12")
+    done(start(project, again, monkeypatch))
+    assert tuned(again)["resumed"] and [p["step"] for p in tuned(again)["curve"]] == [3, 6, 9, 12]
+    torch.testing.assert_close(losses(again), losses(made), rtol=1e-4, atol=1e-4)
 
 
 def test_another_sharding_does_not_resume(project, killed, monkeypatch):
