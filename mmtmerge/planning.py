@@ -105,7 +105,7 @@ def epoch_steps(
 # %% ../nbs/lib/16_planning.ipynb #a32f336c
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 OVERHEAD = .9e9   # bytes of the process itself: libraries and the kernels' workspaces
-LONGEST = 2       # tokens of the longest micro-batch, in means
+LONGEST = 2       # tokens of the longest micro-batch, in means, where max_words bounds sentences; elsewhere max_tokens does
 
 def trained_bytes(
     dtype: str,
@@ -176,7 +176,15 @@ class _Means:
         one = max(device, host) + OVERHEAD / 1e9
         return dict(memory_gb=one, ram_gb=processes * one)
 
-    def training(self, how, length, answers): return (training_memory(self.shape, self.p.dtype, how, LONGEST * length, LONGEST * answers)["total"] - OVERHEAD) / 1e9
+    def longest(self, length): return LONGEST if self.p.max_words else max(LONGEST, self.p.max_tokens / length)     # in means
+
+    def training(self, how, length, answers):
+        times = self.longest(length)
+        return (training_memory(self.shape, self.p.dtype, how, times * length, times * answers)["total"] - OVERHEAD) / 1e9
+
+    def decoding(self, directions):   # GB of weights and of the keys and values of a batch
+        length = max(self.longest(prompt + answer) * (prompt + answer) for prompt, _, answer in map(self.tokens.get, directions))
+        return self.weights + self.p.decode_batch * length * 2 * self.shape.blocks * self.shape.kv_heads * self.shape.dim * BYTES[self.p.dtype] / 1e9
 
     def evaluated(self, directions, lines, batch=None):
         "Tokens through the blocks and through the head when `lines` sentences a direction are translated; prompts' common part is computed once a direction, or once in `batch` sentences."
@@ -224,7 +232,7 @@ def _merge(x, given):
     flops = forward_flops(x.shape, *x.evaluated(members, asked["sentences"]))
     moved = (8 * asked["directions"] * (len(members) + 1) + 3 * asked["models"]) * x.full     # GB that one core reads and writes, in float32: directions, and models made of them
     return dict(flops=flops, seconds=flops / x.slow + moved / x.core["memory_gb_s"] + x.disk_seconds(len(methods) * x.weights),
-                **x.memory(x.weights, (len(members) + 3) * x.weights + x.full), disk_gb=len(methods) * x.weights)
+                **x.memory(x.decoding(members), (len(members) + 3) * x.weights + x.full), disk_gb=len(methods) * x.weights)
 
 def _deltas(x, given):
     models = len(x.study.groups[given["group"]]) + 1
@@ -232,8 +240,9 @@ def _deltas(x, given):
 
 def _translate(x, given):
     converts = x.p.engine == "ctranslate2"     # in float32, and kept
-    flops = forward_flops(x.shape, *x.evaluated(x.study.directions_of(given["direction"]), x.p.growth_lines if {"@", "+"} & set(given["system"]) else x.p.test_lines))
-    return dict(flops=flops, seconds=flops / x.slow + x.disk_seconds(x.weights), **x.memory(x.weights, x.weights + converts * x.full), cache_gb=converts * x.weights)
+    directions = x.study.directions_of(given["direction"])
+    flops = forward_flops(x.shape, *x.evaluated(directions, x.p.growth_lines if {"@", "+"} & set(given["system"]) else x.p.test_lines))
+    return dict(flops=flops, seconds=flops / x.slow + x.disk_seconds(x.weights), **x.memory(x.decoding(directions), x.weights + converts * x.full), cache_gb=converts * x.weights)
 
 def _probe(x, given):
     directions = x.study.directions_of(given["direction"])
@@ -340,11 +349,11 @@ def check_fits(
 def needs(
     study: Study,
     run,            # of mmtmerge.run.plan
-) -> dict:          # gpu (of all nodes), nodes, cpus and mem_mb (of one), runtime (minutes)
+) -> dict:          # gpu (of all nodes), nodes (None: the scheduler's choice), cpus and mem_mb (of one), runtime (minutes)
     "What a scheduler must set aside for a run."
     how, c, gpu = launch(study.profile), cost(study, run), gpus(study.profile, run.stage)
-    nodes, devices = (how.nodes, how.devices) if run.stage == "finetune" else (1, 1)
-    return dict(gpu=gpu * nodes, nodes=nodes, cpus=devices * (CORES if gpu and run.stage == "finetune" else study.p.threads), mem_mb=int(1500 * (c.ram_gb + 1)), runtime=10 + int(2 * c.seconds / 60))
+    nodes, devices = (how.nodes, how.devices) if run.stage == "finetune" else (None, 1)     # Snakemake adds up what the runs of a shared job ask for, nodes too
+    return dict(gpu=gpu * (nodes or 1), nodes=nodes, cpus=devices * (CORES if gpu and run.stage == "finetune" else study.p.threads), mem_mb=int(1500 * (c.ram_gb + 1)), runtime=10 + int(2 * c.seconds / 60))
 
 # %% ../nbs/lib/16_planning.ipynb #c451e2e1
 def against_measured(
