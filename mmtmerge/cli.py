@@ -46,7 +46,7 @@ def pairs(
 def run(
     notebook: Annotated[str, typer.Argument(help="Path, stem or short name: finetune, 21_finetune, nbs/runs/21_finetune.ipynb")],
     p: Annotated[list[str], typer.Option("-p", help="A parameter as name=value; repeat for more. Its type is that of the notebook's default.")] = [],
-    force: Annotated[bool, typer.Option("--force", help="Run even where a good result is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run even where a good result is there, and whatever it removes.")] = False,
 ):
     "Run one notebook with parameters; unknown and missing ones are refused."
     runner.follow_parent()
@@ -242,12 +242,13 @@ def ready(
 
 def _ask(study, again, table):
     hours = table[table.run.isin(again)].device_hours.sum() if gpus(study.profile, "finetune") else 0
-    if hours > 1: raise UserError(f"{len(again)} results that are here would be removed and made again, which takes about {hours:,.0f} hours of a GPU: take back what has changed, or say --yes\n" + "\n".join(f"  {r}: {why}" for r, why in again.items()))
+    if hours > 1: raise UserError(f"{len(again)} results, or trainings that had begun, are here and would be removed and made again, which takes about {hours:,.0f} hours of a GPU: take back what has changed, or say --yes\n" + "\n".join(f"  {r}: {why}" for r, why in again.items()))
 
 # %% ../nbs/lib/15_cli.ipynb #97f57dc0
 def _make(study, todo, reused, cores, where):
     log = study.out / "rebuild.log"
     env = os.environ | dict(MMTMERGE_ROOT=str(root()), PYTHONPATH=os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")])))
+    env["MMTMERGE_YES"] = "1"     # it has been asked
     if where == "local": env["MMTMERGE_PARENT"] = str(os.getpid())
     with tempfile.TemporaryDirectory(prefix="mmtmerge-") as short, open(log, "w", encoding="utf-8") as out:
         if where == "local" and sys.platform == "linux" and len(todo) > 1:     # kernels copied from one process that has everything imported
@@ -284,7 +285,7 @@ def rebuild(
         show_plan(runs, state, each=dry_run)
         if dry_run: return
         table = ready(study, todo, cores, where, cpu)
-        if not yes: _ask(study, {str(r): state[r.id] for r in todo if study.result(*r.id).exists()}, table)
+        if not yes: _ask(study, {str(r): state[r.id] for r in todo if study.result(*r.id).exists() or runner.costly(study, r)}, table)
         for r in reversed(todo): study.result(*r.id).unlink(missing_ok=True)
         _make(study, todo, len(runs) - len(todo), cores, where)
         typer.echo(f"done: {study.out}")
@@ -327,6 +328,7 @@ def finetune(
     llama_factory: Annotated[Path, typer.Option(help="Write the same job for LLaMA-Factory into this folder, and stop.")] = None,
     template: Annotated[str, typer.Option(help="LLaMA-Factory's name of the base's chat template: qwen; none: it takes the one that the base brings.")] = "",
     cpu: Annotated[bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Train again even where what GPUs trained with other code, data or settings is removed.")] = False,
 ):
     "Fine-tune one expert: prints the accelerate launch that fits the profile's devices, and runs it."
     study = load(profile)
@@ -345,6 +347,7 @@ def finetune(
     ready(study, runner.plan(study, f"finetune/{direction}")[-1:], os.cpu_count(), "local", cpu)
     if node: raise typer.Exit(_join(study, job, words))
     os.environ["MMTMERGE_ADDRESS"] = address
+    if yes: os.environ["MMTMERGE_YES"] = "1"
     path, reused = runner.run_notebook("finetune", dict(direction=direction, profile=profile, seed=seed))
     typer.echo(f"{path} ({'reused' if reused else str(round(read_json(path)['seconds'])) + ' s'})")
 
@@ -377,7 +380,7 @@ def main():
     try: app()
     except UserError as e: _leave(e, 2)
     except runner.RunFailed as e: _leave(e, 1)
-    except KeyboardInterrupt: _leave("interrupted; the same command continues", 130)
+    except KeyboardInterrupt: _leave("interrupted; what is whole is kept: call it again", 130)
 
 def _leave(message, status):
     print(f"error: {message}", file=sys.stderr)

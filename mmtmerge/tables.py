@@ -6,8 +6,8 @@
 __all__ = ['LAYOUTS', 'CLAIMS', 'read_result', 'inputs', 'find_translation', 'Translation', 'read_translation', 'draws', 'ratio',
            'summary', 'sample_size', 'kind', 'groups_of', 'side', 'Layout', 'printed', 'published', 'rows', 'columns',
            'mean_score', 'translation_table', 'mean_retention', 'retention_table', 'experts_table', 'poor_elsewhere',
-           'contrasts', 'verdict', 'finding', 'findings', 'at', 'growth_table', 'grid_points', 'grid_table',
-           'deployment_table']
+           'below_base', 'contrasts', 'verdict', 'finding', 'findings', 'at', 'growth_table', 'grid_points',
+           'grid_table', 'deployment_table']
 
 # %% ../nbs/lib/13_tables.ipynb #627644a3
 import functools
@@ -271,6 +271,7 @@ def experts_table(
 # %% ../nbs/lib/13_tables.ipynb #3f9202ab
 CLAIMS = dict(
     a="An expert is poor on the other languages: own language minus the others",
+    below="On the other languages an expert is worse than the base: base minus expert",
     b="Many-to-one merges retain more than one-to-many merges: difference of mean retention",
     c="Bidirectional merges retain more towards the pivot than away from it: difference of mean retention",
     d="One-to-many merges fall below the base: base minus merged")
@@ -281,6 +282,11 @@ def poor_elsewhere(source, study, metric, group):
     gaps = [source(e, e, metric) - np.mean([source(e, d, metric) for d in members if d != e], axis=0) for e in members]
     return np.mean(gaps, axis=0)
 
+def below_base(source, study, metric, group):
+    "Mean over a group's experts and over the directions of the others: base minus expert."
+    members = study.groups[group]
+    return np.mean([source(study_base, d, metric) - source(e, d, metric) for e in members for d in members if d != e], axis=0)
+
 def contrasts(
     study: Study,
     metric: str,
@@ -290,6 +296,7 @@ def contrasts(
     way = {m: {s: {d: x for d, x in both[m].items() if side(study, d) == s} for s in map(functools.partial(side, study), both[m])} for m in study.methods}
     for g in groups_of(study, "many-to-one") + groups_of(study, "one-to-many"):
         yield "a", g, lambda f, g=g: poor_elsewhere(f, study, metric, g)
+        yield "below", g, lambda f, g=g: below_base(f, study, metric, g)
     for m in study.methods:
         yield "b", m, lambda f, m=m: mean_retention(f, one[m], metric) - mean_retention(f, many[m], metric)
         yield "c", m, lambda f, m=m: mean_retention(f, way[m][f"xx-{study.pivot}"], metric) - mean_retention(f, way[m][f"{study.pivot}-xx"], metric)

@@ -54,22 +54,22 @@ START = "from mmtmerge import run\nfrom mmtmerge.settings import load, split_sys
 BLANK = {  # the stages without their models: same parameters, same files, no work
     "runs/20_base": ("profile = 'laptop'", START, "folder = study.result('base', 'base').parent\n(folder / 'checkpoint').mkdir(exist_ok=True)",
                      "run.finish('base', 'base', study, run.used(globals()), result={})"),
-    "runs/21_finetune": ("profile = 'laptop'\ndirection = None\nseed = 42", START, "(study.result('finetune', direction).parent / 'checkpoint').mkdir(exist_ok=True)",
+    "runs/21_finetune": ("profile = 'laptop'\ndirection = 'hi-en'\nseed = 42", START, "(study.result('finetune', direction).parent / 'checkpoint').mkdir(exist_ok=True)",
                          "run.finish('finetune', direction, study, run.used(globals()), result={}, inputs=[study.result('base', 'base')])"),
-    "runs/22_merge": ("profile = 'laptop'\ngroup = None\nsnapshot = ''\nembeddings = ''", START, "key = group + (f'@{snapshot}' if snapshot else '') + (f'+{embeddings}' if embeddings else '')",
+    "runs/22_merge": ("profile = 'laptop'\ngroup = 'indic-en'\nsnapshot = ''\nembeddings = ''", START, "key = group + (f'@{snapshot}' if snapshot else '') + (f'+{embeddings}' if embeddings else '')",
                       "for name in run.files_of(study, 'merge', dict(snapshot=snapshot)): (study.result('merge', key).parent / name).mkdir(exist_ok=True)",
                       "run.finish('merge', key, study, run.used(globals()), result={}, inputs=[study.result('finetune', d) for d in study.groups[group]])"),
-    "runs/22a_deltas": ("profile = 'laptop'\ngroup = None", START, "for name in run.files_of(study, 'deltas', {}): (study.result('deltas', group).parent / name).write_text(group)",
+    "runs/22a_deltas": ("profile = 'laptop'\ngroup = 'indic-en'", START, "for name in run.files_of(study, 'deltas', {}): (study.result('deltas', group).parent / name).write_text(group)",
                        "run.finish('deltas', group, study, run.used(globals()), result={}, inputs=[study.result('finetune', d) for d in study.groups[group]])"),
-    "runs/23_translate": ("profile = 'laptop'\nsystem = None\ndirection = None", START, "key = f'{system}__{direction}'\nmade = split_system(study, system)",
+    "runs/23_translate": ("profile = 'laptop'\nsystem = 'base'\ndirection = 'indic-en'", START, "key = f'{system}__{direction}'\nmade = split_system(study, system)",
                           "(study.result('translate', key).parent / 'sentences.parquet').write_text(key)",
                           "run.finish('translate', key, study, run.used(globals()), result=dict(system=system), inputs=[study.result(made.stage, made.key)])"),
-    "runs/24_probe": ("profile = 'laptop'\nsystem = None\ndirection = None", START, "made = split_system(study, system)",
+    "runs/24_probe": ("profile = 'laptop'\nsystem = 'base'\ndirection = 'indic-en'", START, "made = split_system(study, system)",
                       "run.finish('probe', f'{system}__{direction}', study, run.used(globals()), result={}, inputs=[study.result(made.stage, made.key)])"),
-    "report/30_translation": ("profile = 'laptop'\ntable = None", START, "study.tables.mkdir(parents=True, exist_ok=True)\nout = study.tables / f'{table}.csv'",
+    "report/30_translation": ("profile = 'laptop'\ntable = 'table1'", START, "study.tables.mkdir(parents=True, exist_ok=True)\nout = study.tables / f'{table}.csv'",
                               "inputs = sorted(study.runs.glob('translate/*/result.json'))\nout.write_text('\\n'.join(p.parent.name for p in inputs))\nprint(out)",
                               "run.finish('report', f'30_translation-{table}', study, run.used(globals()), result={}, inputs=inputs, files=[out])"),
-} | {f"report/{name}": ("profile = 'laptop'", START, f"run.finish('report', '{name}', study, run.used(globals()), result={{}})")
+} | {f"report/{name}": ("profile = 'laptop'" + "\ngroup = 'indic-en'\nmethod = 'task_arithmetic'" * (name == "33_deployment"), START, f"run.finish('report', '{name}', study, run.used(globals()), result={{}})")
      for name in ("31_retention", "32_grid", "33_deployment", "34_growth", "35_numbers", "36_deltas", "37_confounds", "38_neurons", "39_usage", "40_geometry", "41_compatibility", "42_claims")}
 
 

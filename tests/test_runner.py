@@ -1,9 +1,11 @@
 "The runner under real papermill: what it refuses before anything runs, and what it never takes for done."
-import json, os, signal, subprocess, sys, time
+import ast, json, os, signal, subprocess, sys, time
 
 import pytest
 
 from conftest import BLANK, environment, mmtmerge, write_notebook
+from mmtmerge import run
+from mmtmerge.core import root
 
 
 def result(project, stage, key):
@@ -33,6 +35,18 @@ def finetune(*params): return ["run", "finetune", "-p", "profile=smoke", *(word 
 ])
 def test_wrong_parameters_are_refused(blank, params, says):
     refused(blank, *finetune(*params), says=says)
+
+
+@pytest.mark.parametrize("words, missing", [(["merge"], "group"), (["translate", "-p", "direction=hi-en"], "system"), (["translate", "-p", "system=base"], "direction"), (["30_translation"], "table")])
+def test_what_names_a_run_is_not_guessed(blank, words, missing):
+    "The defaults of a notebook are for those who open it."
+    refused(blank, "run", *words, "-p", "profile=smoke", says=[f"needs {missing}: say -p {missing}="])
+
+
+def test_blank_notebooks_have_the_parameters_of_the_real_ones():
+    for name, (cell, *_) in BLANK.items():
+        real = run.parameters(root() / "nbs" / f"{name}.ipynb")
+        assert real == {k: ast.literal_eval(v) for k, v in (line.split(" = ") for line in cell.splitlines())}, name
 
 
 def test_wrong_profile_and_notebook_are_refused(blank):
