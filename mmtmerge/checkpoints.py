@@ -148,7 +148,8 @@ def check_compatible(
         if theirs == ours: continue
         try: a, b = (json.loads(x) for x in (ours, theirs))
         except ValueError: raise UserError(f"{other} differs from {file}: {rule}") from None
-        va, vb = _vocabulary(file, a), _vocabulary(other, b)
+        try: va, vb = _vocabulary(file, a), _vocabulary(other, b)
+        except (AttributeError, KeyError, TypeError, ValueError): raise UserError(f"{other} or {file} is no tokenizer: fetch it again") from None
         for token in sorted(va.keys() | vb.keys(), key=str):
             if va.get(token) != vb.get(token): raise UserError(f"{other}: token {token!r} has id {vb.get(token)}, in {file} {va.get(token)}: {rule}")
         if file.name == other.name == "tokenizer.json":

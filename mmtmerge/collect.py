@@ -10,7 +10,7 @@ import os, shutil, sys
 from pathlib import Path
 
 from .core import UserError, atomic_dir, read_json, sha256
-from .run import hashes, plan
+from .run import TARGETS, hashes, plan
 from .settings import Study
 
 # %% ../nbs/lib/12a_collect.ipynb #833c5b86
@@ -48,12 +48,13 @@ def mixed(
 def collect(
     study: Study,
     sources: list,           # folders, as for `found`
-    target: str = "all",     # of `plan`
+    target: str = "all",     # of `plan`; all: growth and confounds too
 ) -> tuple:                  # (runs taken, runs that were here already)
     "Copy results of other trees into this one; nothing is copied if anything does not fit. Packages of several versions are told."
-    runs, take, here = {r.id: r for r in plan(study, target)}, {}, []
+    runs, take, here, left = {r.id: r for t in (TARGETS if target == "all" else [target]) for r in plan(study, t)}, {}, [], []
     for source in map(Path, sources):
         for i, path in found(study, source).items():
+            if i not in runs: left.append("/".join(i))
             if i not in runs or runs[i].stage == "report": continue
             if why := unfit(study, runs[i], read_json(path)): raise UserError(f"{path}: {why}")
             if gone := [f for f in read_json(path)["files"] if not (path.parents[3] / f).exists()]: raise UserError(f"{path}: {gone[0]} is not beside it: copy the run's whole folder")
@@ -68,6 +69,7 @@ def collect(
             if other in have and sha256(have[other]) != digest: raise UserError(f"{path} rests on another {'/'.join(other)} than {have[other]}: make that once, copy it to all machines, then run the rest")
     for i, path in take.items():
         with atomic_dir(study.result(*i).parent) as d: shutil.copytree(path.parent, d, dirs_exist_ok=True, copy_function=_link, ignore=shutil.ignore_patterns("*.lock", ".*"))
+    if left: print(f"note: left out, as this study does not have them: {', '.join(sorted(set(left)))}", file=sys.stderr)
     for package, by in mixed(have).items(): print(f"note: {package} was " + ", ".join(f"{version} for {run}" for version, run in by.items()), file=sys.stderr)
     return [runs[i] for i in take], here
 

@@ -33,7 +33,11 @@ def _scalar(value, where):
     return value
 
 def _model(value, where):
-    if isinstance(value, dict): value = value.get("model", value).get("path", value) if isinstance(value.get("model", value), dict) else value.get("model")
+    if isinstance(value, dict):     # mergekit's long form, {model: {path: DIR}, lora: ...}
+        inner = value.get("model")
+        named = inner if isinstance(inner, dict) else {}
+        for k, x in (value | named).items(): need(k in ("model", "path") or x is None, f"{where}: {k!r} of a model is not supported ({x!r}): name the folder of a whole model")
+        value = named.get("path") or inner or value.get("path")
     need(isinstance(value, str), f"{where}: {value!r} is no model")
     need("+" not in value or Path(value).exists(), f"{where}: {value!r}: LoRA adapters are not supported: merge the adapter into its model first")
     return value

@@ -131,6 +131,7 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     row("token differs, vocab.json", lambda d: [((d / w / "tokenizer.json").unlink(), put(d / w / "vocab.json", json.dumps({"model": 1, "the": 2 + (w == "a")}))) for w in ALL.split()],
         "/a/vocab.json: token 'the' has id 3", "/base/vocab.json 2"),
     row("other merges", Json("a", lambda t: t | {"model": t["model"] | {"merges": t["model"]["merges"][::-1]}}, "tokenizer.json"), "/a/tokenizer.json: merges is not that of ", "/base/tokenizer.json", "--any-tokenizer"),
+    row("no tokenizer", lambda d: put(d / "b/tokenizer.json", "{}"), "/b/tokenizer.json", "is no tokenizer: fetch it again"),
     row("other normalizer", Json("b", lambda t: t | {"normalizer": {"type": "Lowercase"}}, "tokenizer.json"), "/b/tokenizer.json: normalizer is not that of "),
     row("base not whole", Edit(ALL, lambda s: s.pop(NORM)), f"Transformers expects a tensor '{NORM}' that the base does not have", "config.json is not its own"),
     row("config of another model", Config(ALL, num_attention_heads=5), "k_proj.bias' is (48,), config.json says (38,)", "the base's config.json"),
