@@ -285,7 +285,7 @@ def rebuild(
         show_plan(runs, state, each=dry_run)
         if dry_run: return
         table = ready(study, todo, cores, where, cpu)
-        if not yes: _ask(study, {str(r): state[r.id] for r in todo if study.result(*r.id).exists() or runner.costly(study, r)}, table)
+        if not yes: _ask(study, {str(r): state[r.id] for r in todo if study.result(*r.id).exists() or runner.costly(study, r, any(state.get(i) for i in r.inputs))}, table)
         for r in reversed(todo): study.result(*r.id).unlink(missing_ok=True)
         _make(study, todo, len(runs) - len(todo), cores, where)
         typer.echo(f"done: {study.out}")

@@ -471,13 +471,14 @@ def _work(study, run):
 def costly(
     study,
     run: Run,
+    remade: bool = False,   # what it reads will be made again
 ) -> bool:
     "Whether a run would begin by removing what GPUs have trained."
     folder = study.result(*run.id).parent
     trained = run.stage == "finetune" and gpus(study.profile, run.stage) and ((folder / "checkpoint").exists() or any(folder.glob("trainer/checkpoint-*")))
     if not trained: return False
     same, begun = _work(study, run)
-    return begun is None or not same.pop("asked").items() <= begun["asked"].items() or any(begun.get(k) != x for k, x in same.items())     # a plan's run does not name the seed
+    return remade or begun is None or not same.pop("asked").items() <= begun["asked"].items() or any(begun.get(k) != x for k, x in same.items())     # a plan's run does not name the profile
 
 def _same_work(study, run):
     "Leave what a killed attempt began only to an attempt that would do the same."
@@ -502,7 +503,7 @@ def run_notebook(
     with locked(result.parent / "run.lock", busy=f"{run} is being run by another process") as held:
         if not force and not stale(study, run): return result, True
         if not (force or os.environ.get("MMTMERGE_YES")) and costly(study, run):
-            raise UserError(f"{result.parent} holds what GPUs trained with other code, data, settings or inputs, and it would be removed ({stale(study, run)}): take back what has changed, move it elsewhere, or say {'--yes' if run.stage == 'finetune' else '--force'}")
+            raise UserError(f"{result.parent} holds what GPUs trained with other code, data, settings or inputs, and it would be removed ({stale(study, run)}): take back what has changed, move it elsewhere, or say --yes (to mmtmerge run: --force)")
         result.unlink(missing_ok=True)
         report = study.out / "report" / f"{run.key}.ipynb" if run.stage == "report" else None
         if report: report.unlink(missing_ok=True)

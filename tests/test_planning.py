@@ -137,7 +137,7 @@ def test_hours_of_gpus_are_not_spent_unasked(blank, monkeypatch):
     assert all(f"finetune/{p.parent.name}: code changed" in said.stderr and p.stat().st_mtime_ns == was for p, was in times.items())
     for words in (["run", "finetune", "-p", "profile=smoke", "-p", f"direction={first.parent.name}"], ["finetune", first.parent.name, "--profile", "smoke"]):
         said = mmtmerge(blank, *words)
-        assert said.returncode == 2 and "GPUs trained" in said.stderr and "say --yes" in said.stderr and (first.parent / "checkpoint").exists() and first.stat().st_mtime_ns == times[first], said.stderr
+        assert said.returncode == 2 and "GPUs trained" in said.stderr and "say --yes (to mmtmerge run: --force)" in said.stderr and (first.parent / "checkpoint").exists() and first.stat().st_mtime_ns == times[first], said.stderr
     first.unlink()      # killed before its end: what it had trained counts as well
     assert f"finetune/{first.parent.name}: not made yet" in mmtmerge(blank, *again).stderr and (first.parent / "checkpoint").exists()
     assert mmtmerge(blank, *again, "--yes").returncode == 0
