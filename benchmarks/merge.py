@@ -18,6 +18,8 @@ What is assumed:
 - What Transformers expects of a config.json ours asks once and keeps in its cache, which begins empty here: "first" is a merge that
   must ask, the others find the answer.
 - The floor reads every input and writes as many bytes as one output has, with one buffer in one thread.
+- "From disk": Task Arithmetic and the floor once more, with the inputs taken out of the page cache before each measurement, as a
+  machine has them that has not just written them. Libraries and our cache stay warm.
 - The grid is the paper's (60 points of a group): ours is one rung of the study's sweep, which makes them resident one after another
   in one process, from 16 directions, and takes their fingerprints; only its translation is left out. mergekit's time is EXTRAPOLATED
   from its one run of each method, start-up counted 60 times, as its user pays it.
@@ -114,9 +116,15 @@ def watch(pid, peak, ended):
                 for k, kb in re.findall(r"^(VmRSS|RssAnon):\s+(\d+)", Path(f"/proc/{p}/status").read_text(), re.M): now[k] += 1024 * int(kb)
         for k in peak: peak[k] = max(peak[k], now[k])
 
-def measure(argv, log):
+def forget(files):
+    "Take files out of the page cache."
+    os.sync()     # only what is on disk can go
+    for file in files:
+        with open(file, "rb") as f: os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+def measure(argv, log, forgotten=()):
     "Wall seconds and peak memory of one command."
-    os.sync()
+    forget(forgotten)
     peak, ended = {"VmRSS": 0, "RssAnon": 0}, threading.Event()
     with open(log, "wb") as f:
         start = time.perf_counter()
@@ -128,9 +136,9 @@ def measure(argv, log):
     need(process.returncode == 0, f"{log.stem} ended with status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
     return seconds, *peak.values()
 
-def floor(files, size, out):
+def floor(files, size, out, forgotten=()):
     "Seconds of reading the files and writing `size` bytes."
-    out.unlink(missing_ok=True); os.sync()
+    out.unlink(missing_ok=True); forget(forgotten)
     room, start = bytearray(1 << 22), time.perf_counter()
     for file in files:
         with open(file, "rb", buffering=0) as f:
@@ -143,11 +151,11 @@ class Bench:
     "A work folder, and how often and with which tools things are measured."
     def __init__(self, work, tools, repeat, dtype): self.work, self.tools, self.repeat, self.dtype = work, tools, repeat, dtype
 
-    def each(self, what, argv, tools=None, untimed=0):
+    def each(self, what, argv, tools=None, untimed=0, forgotten=()):
         "Measure a command of every tool, alternately; `argv` makes it afresh."
         runs = {t: [] for t in tools or self.tools}
         for _ in range(untimed + self.repeat):
-            for t in runs: runs[t].append(measure(argv(t), self.work / f"{t}.log"))
+            for t in runs: runs[t].append(measure(argv(t), self.work / f"{t}.log", forgotten))
         for t, all_ in runs.items():
             seconds, total, anonymous = zip(*all_[untimed:])
             runs[t] = {"seconds": min(seconds), "all": seconds, "peak": max(total), "peak_anonymous": max(anonymous)}
@@ -156,15 +164,15 @@ class Bench:
 
     def out(self, tool): return self.work / f"out-{tool}"
 
-    def merge(self, method, base, experts, tools=None, untimed=0, fresh=False):
-        "Merge with every tool; fresh: our cache begins empty each time."
+    def merge(self, method, base, experts, tools=None, untimed=0, fresh=False, forgotten=()):
+        "Merge with every tool; fresh: our cache begins empty each time; forgotten: files that are read from disk."
         config = self.work / f"{method}.yml"
         config.write_text(json.dumps({"merge_method": method, "base_model": str(base), "models": [{"model": str(e)} for e in experts], "parameters": METHODS[method],
                                       "dtype": self.dtype, "out_dtype": "bfloat16"}))
         def argv(tool):
             for old in (self.out(tool), *([os.environ["MMTMERGE_CACHE"]] if fresh else [])): shutil.rmtree(old, ignore_errors=True)
             return command(tool, config, self.out(tool))
-        return self.each(f"{method}, {base.parent.name}, {len(experts)} experts", argv, tools, untimed)
+        return self.each(f"{method}, {base.parent.name}, {len(experts)} experts{', from disk' * bool(forgotten)}", argv, tools, untimed, forgotten)
 
     def paper_ties(self, base, experts):
         "Our TIES with thresholds of whole models."
@@ -250,12 +258,16 @@ def machine():
     return {"cpu": cpu and cpu[1], "cores": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability(), "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "load": round(os.getloadavg()[0], 2),
             "system": platform.platform(), "python": platform.python_version(), **{p: of(p) for p in ("mmtmerge", "mergekit", "torch", "transformers", "safetensors")}}
 
+def judged_runs(r):
+    "What has a limit -> tool -> its measurement."
+    return r["merges"] | {what: r[what] for what in ("task_arithmetic from disk", "grid") if r[what]}
+
 def judge(r):
     "Limits that are judged: what -> (words, whether it is met)."
     judged = {}
-    for what, runs in [*r["merges"].items(), *([("grid", r["grid"])] if r["grid"] else [])]:
-        if what == "task_arithmetic":
-            floors, smallest = (runs["ours"][k] / r["floor"]["seconds"] for k in ("apart", "apart_from_smallest"))
+    for what, runs in judged_runs(r).items():
+        if what.startswith("task_arithmetic"):
+            floors, smallest = (runs["ours"][k] / r["floor"]["from disk" if what.endswith("disk") else "seconds"] for k in ("apart", "apart_from_smallest"))
             judged[what] = f"apart <= {FLOORS} floors: {floors:.1f} ({smallest:.1f} apart from smallest)", floors <= FLOORS
         else: judged[what] = f"ratio >= {LIMITS[what]}", runs["mergekit"]["seconds"] >= LIMITS[what] * runs["ours"]["seconds"] if "mergekit" in runs else None
     if r["options"]["size"] == "3b":
@@ -266,14 +278,14 @@ def judge(r):
 def report(r):
     "Print the machine, the table, and what does not fit into it."
     def row(what, limit, met):
-        runs = r["merges"].get(what) or (r["grid"] if what == "grid" else {})
+        runs = judged_runs(r).get(what, {})
         a, b, d = (runs.get(k, {}) for k in ("ours", "mergekit", "difference"))
         def memory(x): return f"{x['peak'] / 1e9:.2f} / {x['peak_anonymous'] / 1e9:.2f}" if "peak" in x else None
         difference = d and (f"random; moved {d['moved']:.4f} times as far" if what == "dare_linear" else f"{d['largest']:.1e}; {d['differ']:.1e} differ" + (f", {d['tied']:.1e} tied" if d["tied"] else ""))
         return [what, a.get("seconds"), b.get("seconds"), b["seconds"] / a["seconds"] if b else None, limit, {True: "yes", False: "NO", None: None}[met],
                 a.get("apart"), b.get("apart"), memory(a), memory(b), difference or None]
     for part in ("machine", "options"): print("\n" + "  ".join(f"{k} {x}" for k, x in r[part].items()))
-    print(f"{r['parameters'] / 1e6:.1f} M parameters; floor {r['floor']['seconds']:.3f} s: {r['floor']['read'] / 1e9:.2f} GB read, {r['floor']['written'] / 1e9:.2f} GB written, nothing synced")
+    print(f"{r['parameters'] / 1e6:.1f} M parameters; floor {r['floor']['seconds']:.3f} s ({r['floor']['from disk']:.3f} s from disk): {r['floor']['read'] / 1e9:.2f} GB read, {r['floor']['written'] / 1e9:.2f} GB written, nothing synced")
     for what in ("start-up", "smallest", "first"): print(f"{what}: " + ", ".join(f"{t} {x['seconds']:.2f} s" for t, x in r[what].items()))
     print("\n" + tabulate([row(what, *verdict.values()) for what, verdict in r["judged"].items()], tablefmt="github", floatfmt=".2f",
                           headers=["", "ours s", "mergekit s", "ratio", "limit", "met", "ours apart s", "mergekit apart s", "ours GB", "mergekit GB", "largest relative difference"]))
@@ -294,15 +306,19 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     base, its, _ = family(work, size, experts)
     files = [f for folder in (base, *its) for f in Checkpoint(folder).files]
     floors = [floor(files, 2 * n, work / "floor") for _ in range(repeat + 1)][1:]    # the first warms the page cache
+    cold = [floor(files, 2 * n, work / "floor", files) for _ in range(repeat)]
     (work / "floor").unlink()
     read = sum(f.stat().st_size for f in files)
     r = {"machine": machine(), "options": {"size": size, "experts": experts, "repeat": repeat, "mergekit dtype": dtype}, "parameters": n,
-         "floor": {"seconds": min(floors), "all": floors, "read": read, "written": 2 * n, "fits_into_memory": read < psutil.virtual_memory().available},
+         "floor": {"seconds": min(floors), "all": floors, "from disk": min(cold), "all from disk": cold, "read": read, "written": 2 * n, "fits_into_memory": read < psutil.virtual_memory().available},
          "smallest": b.merge("task_arithmetic", *family(work, "smallest", experts)[:2], untimed=1), "start-up": b.each("start-up", command),
-         "first": b.merge("task_arithmetic", base, its, ["ours"], fresh=True), "merges": {}, "ties of the paper": None, "grid": None, "scaling": None}
-    for method in methods:
-        runs = r["merges"][method] = b.merge(method, base, its)
+         "first": b.merge("task_arithmetic", base, its, ["ours"], fresh=True), "merges": {}, "task_arithmetic from disk": None, "ties of the paper": None, "grid": None, "scaling": None}
+    def apart(runs):
         for t, x in runs.items(): x["apart"], x["apart_from_smallest"] = (x["seconds"] - r[k][t]["seconds"] for k in ("start-up", "smallest"))
+        return runs
+    if "task_arithmetic" in methods: r["task_arithmetic from disk"] = apart(b.merge("task_arithmetic", base, its, ["ours"], forgotten=files))
+    for method in methods:
+        runs = r["merges"][method] = apart(b.merge(method, base, its))
         if "mergekit" in tools: runs["difference"] = b.compare(method, base, its)
     if "ties" in methods: r["ties of the paper"] = b.paper_ties(base, its)
     if grid:

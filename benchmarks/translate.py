@@ -22,6 +22,7 @@ def random_checkpoint(folder):
     from mmtmerge.core import root
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(root() / "mmtmerge/data/miniature")
+    tokenizer.bos_token = tokenizer.eos_token      # CTranslate2 wants one of a Llama
     LlamaForCausalLM(LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
                                  eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -76,10 +77,12 @@ def main(
 ):
     "Print sentences a second, ratios, peak memory and the limits they are judged against."
     if only: return one(only, model, lines, direction, batch)
+    from mmtmerge.checkpoints import Checkpoint
     with tempfile.TemporaryDirectory() as work:
         folder = model or Path(work) / "random"
         if not model: random_checkpoint(folder)
-        results = {}
+        weights, results = Checkpoint(folder), {}
+        called = f"{'' if model else 'random '}{weights.config['model_type']}, {sum(t.numel() for t in weights.headers.values()) / 1e6:.0f} M parameters"
         for engine in ("transformers", "generate", "ctranslate2"):
             for i in range(repeat):
                 said = subprocess.run([sys.executable, __file__, "--only", engine, "--model", folder, "--lines", str(lines), "--direction", direction, "--batch", str(batch)], capture_output=True, text=True,
@@ -89,7 +92,7 @@ def main(
                 r = json.loads(line.removeprefix("RESULT "))
                 if engine not in results or r["seconds"] + r["conversion"] < results[engine]["seconds"] + results[engine]["conversion"]: results[engine] = r
     ours = results["transformers"]
-    print(f"{model or 'random 135M'}, {direction}, {lines} sentences, one thread, float32, best of {repeat}")
+    print(f"{called}, {direction}, {lines} sentences, one thread, float32, best of {repeat}")
     for name, r in results.items():
         total = r["seconds"] + r["conversion"]
         words = f"{'ours' if name == 'transformers' else name:<12} {lines / total:6.2f} sentences/s  {r['peak'] / 1e9:.2f} GB"
@@ -101,7 +104,7 @@ def main(
         print(words)
     if json_:
         from merge import machine
-        json_.write_text(json.dumps(dict(machine=machine(), model=model.name if model else "random, of SmolLM2-135M's shape", direction=direction, lines=lines, repeat=repeat,
+        json_.write_text(json.dumps(dict(machine=machine(), model=called, direction=direction, lines=lines, repeat=repeat,
                                          engines={k: {n: v for n, v in r.items() if n != "texts"} for k, r in results.items()}), indent=1) + "\n")
 
 

@@ -87,7 +87,7 @@ class Checkpoint(Mapping):
         try:
             with open(file, "rb") as f: m = mmap.mmap(f.fileno(), start - first + count * dtype.itemsize, access=mmap.ACCESS_COPY, offset=first)
         except (OSError, ValueError) as e: raise UserError(f"{file} cannot be read ({e}): it changed or vanished during the work") from None
-        try: m.madvise(22)     # Linux' MADV_POPULATE_READ: all pages in one call; elsewhere they come one by one
+        try: m.madvise(mmap.MADV_WILLNEED); m.madvise(22)     # Linux' MADV_POPULATE_READ: all pages in one call, asked of the disk at once; elsewhere they come one by one
         except (OSError, AttributeError): pass
         return torch.frombuffer(m, dtype=dtype, count=count, offset=start - first).view(shape)
 
