@@ -30,10 +30,9 @@ def data(
 ) -> tuple:          # training and dev examples
     "Tokens of a job; what was read from disk goes there, memory-mapped."
     p = study.p
-    language = next(c for c in job.direction.split("-") if c != study.pivot)
     workers = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) - 1)
     corpus, instruction = open_corpus(p.corpus, workers), study.instruction(job.direction)
-    pairs = corpus.train(job.direction, p.train_pairs[language], job.seed, p.min_words, p.max_words)
+    pairs = corpus.train(job.direction, study.train_pairs(job.direction), job.seed, p.min_words, p.max_words)
     dev = corpus.test("dev", job.direction, p.eval_pairs, p.min_words, p.max_words)
     folder = None if isinstance(pairs, pd.DataFrame) else Path(job.folder) / "trainer" / "tokens"
     return examples(tokenizer, instruction, pairs, p.max_tokens, folder, workers), examples(tokenizer, instruction, dev, p.max_tokens)
@@ -114,8 +113,8 @@ def llama_factory(
     "Write a job as LLaMA-Factory reads it."
     p, how, job = study.p, launch(study.profile), job_of(study, direction, seed)
     if template and "turn" in base_spec(p.base): raise UserError(f"template {template!r} writes other prompts than [base {p.base}] in settings.ini: write --template '', and LLaMA-Factory takes the base's own")
-    language, corpus = next(c for c in direction.split("-") if c != study.pivot), open_corpus(p.corpus)
-    parts = {direction: corpus.train(direction, p.train_pairs[language], seed, p.min_words, p.max_words), f"{direction}-dev": corpus.test("dev", direction, p.eval_pairs, p.min_words, p.max_words)}
+    corpus = open_corpus(p.corpus)
+    parts = {direction: corpus.train(direction, study.train_pairs(direction), seed, p.min_words, p.max_words), f"{direction}-dev": corpus.test("dev", direction, p.eval_pairs, p.min_words, p.max_words)}
     steps = -(-len(parts[direction]) // (p.batch_size * p.gradient_accumulation)) * p.epochs
     every = spacing(p, steps)
     config = dict(model_name_or_path=job.base, stage="sft", do_train=True, finetuning_type="full", dataset=direction, eval_dataset=f"{direction}-dev", dataset_dir=".", **({"template": template} if template else {}),

@@ -91,16 +91,14 @@ def training_tokens(
 ) -> tuple:                # tokens, of them answer tokens
     "Tokens of one epoch."
     prompt, _, answer = sentence_tokens(study, direction, tokens)
-    return _pairs(study, direction) * (prompt + answer), _pairs(study, direction) * answer
-
-def _pairs(study, direction): return study.p.train_pairs[next(s for s in direction.split("-") if s != study.pivot)]
+    return study.train_pairs(direction) * (prompt + answer), study.train_pairs(direction) * answer
 
 def epoch_steps(
     study: Study,
     direction: str,
 ) -> int:            # optimiser steps
     "Steps of one epoch; the last takes what is left of the pairs."
-    return math.ceil(_pairs(study, direction) / (study.p.batch_size * study.p.gradient_accumulation))
+    return math.ceil(study.train_pairs(direction) / (study.p.batch_size * study.p.gradient_accumulation))
 
 # %% ../nbs/lib/16_planning.ipynb #a32f336c
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -212,7 +210,7 @@ def _base(x, given):
     return dict(flops=flops, seconds=flops / x.rate + x.disk_seconds(3 * x.weights), **x.memory(trains, x.full + x.weights), disk_gb=x.weights, cache_gb=cached)
 
 def _finetune(x, given):
-    (prompt, shared, answer), pairs, how = x.tokens[given["direction"]], _pairs(x.study, given["direction"]), x.how
+    (prompt, shared, answer), pairs, how = x.tokens[given["direction"]], x.study.train_pairs(given["direction"]), x.how
     tokens, answers = (x.p.epochs * t for t in training_tokens(x.study, given["direction"], x.stated))
     flops = (4 if how.activation_checkpointing else 3) * forward_flops(x.shape, tokens, answers)
     accumulation(x.p, how)     # a batch that cannot be cut is refused here

@@ -10,7 +10,6 @@ import numpy as np, pandas as pd
 from scipy.optimize import isotonic_regression
 
 from .plots import COLORS, DASHES, MARKERS, subplots
-from .probes import language_of
 from .record import SPANS
 from .settings import Study, study_base
 
@@ -131,7 +130,7 @@ def angles(
     drawn = []
     for ax, (group, table) in zip(axes[0], tables.items()):
         part = table[[_pair(study, a, b) == "experts" for a, b in zip(table.a, table.b)]]
-        pairs = {f"{language_of(study, a)}–{language_of(study, b)}": rows.groupby("depth")["median"].mean() for (a, b), rows in part.groupby(["a", "b"], sort=False)}
+        pairs = {f"{study.language_of(a)}–{study.language_of(b)}": rows.groupby("depth")["median"].mean() for (a, b), rows in part.groupby(["a", "b"], sort=False)}
         ax.axhline(unrelated, color="#888888", lw=1); ax.text(0, unrelated, "random subspaces", fontsize=7, color="#666666", va="bottom")
         if len(floors[group]):      # a group of one has no two experts
             floor = floors[group].groupby("depth")[["split_half", "across"]].mean()

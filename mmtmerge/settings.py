@@ -84,6 +84,10 @@ class Study:
     def instruction(self, direction):
         source, target = self.check_direction(direction).split("-")
         return self.prompt.format(source=self.language(source).name, target=self.language(target).name)
+    def language_of(self, direction): return next(c for c in self.check_direction(direction).split("-") if c != self.pivot)   # the language beside the pivot
+    def train_pairs(self, direction):
+        asked = self.p.train_pairs   # a direction's own number stands over its language's
+        return asked[_known(direction if direction in asked else self.language_of(direction), asked, "train_pairs")]
     def result(self, stage, key): return self.runs / stage / key / "result.json"
 
 # %% ../nbs/lib/01_settings.ipynb #e24a0365
