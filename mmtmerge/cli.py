@@ -7,7 +7,7 @@ __all__ = ['app', 'pairs', 'run', 'hyper_options', 'merge', 'probe', 'list_names
            'command', 'ram_gb', 'ready', 'rebuild', 'plan', 'finetune', 'overlap', 'collect', 'main']
 
 # %% ../nbs/lib/15_cli.ipynb #b0bab851
-import contextlib, gc, inspect, os, shlex, subprocess, sys, tempfile, time
+import contextlib, gc, inspect, os, shlex, subprocess, sys, tempfile, threading, time
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -79,6 +79,23 @@ def _without_collector():     # for imports: it looks at torch's half a million 
         gc.freeze()
         gc.enable()
 
+def _begin_reading(folders, config=None):     # else the disk has nothing to do while libraries are imported; nothing is refused here
+    import yaml
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        if config: folders = _texts(yaml.safe_load(config.read_text(encoding="utf-8")))
+        files = [f for folder in folders for f in sorted(Path(folder).glob("*.safetensors"))]
+        if sum(f.stat().st_size for f in files) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4: return     # what is read early must still be there when its turn comes
+        threading.Thread(target=_ask_for, args=(files,), daemon=True).start()
+
+def _ask_for(files, part=1 << 17):     # Linux reads no more than a part of what one call asks for
+    for file in files:
+        with contextlib.suppress(AttributeError, OSError), open(file, "rb") as f:
+            for at in range(0, file.stat().st_size, part): os.posix_fadvise(f.fileno(), at, part, os.POSIX_FADV_WILLNEED)
+
+def _texts(x):
+    for y in x.values() if isinstance(x, dict) else x if isinstance(x, list) else (): yield from _texts(y)
+    if isinstance(x, str): yield x
+
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True),
     epilog="Examples: mmtmerge merge --method ties --K .7 --lam .3 --base DIR --expert DIR --expert DIR --out DIR | mmtmerge merge --config FILE.yml --out DIR. "
            "Methods: linear, task_arithmetic, ties, dare, dare_ties, dare_linear, sce, slerp, karcher, model_stock, breadcrumbs, breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; "
@@ -102,6 +119,7 @@ def merge(
     "Merge checkpoints into one; any further option --NAME VALUE is a hyper-parameter of the method."
     hyper = hyper_options(ctx.args)
     given = {k: x for k, x in dict(method=method, preset=preset, base=base, experts=list(expert), lam=lam, dtype=dtype).items() if x not in (None, [])}
+    _begin_reading([*filter(None, [base]), *expert], config)
     with _without_collector(): from mmtmerge.checkpoints import merge_checkpoints     # torch: not before it is needed
     for k in hyper.keys() & inspect.signature(merge_checkpoints).parameters.keys(): raise UserError(f"--{k} is no option: {nearest(k, (p.name for p in ctx.command.params))}")
     if config:

@@ -74,3 +74,18 @@ def test_process(d):
     "The same from a shell: no traceback."
     done = mmtmerge(REPO, "merge", "--method", "iso_d", "--base", d / "base", "--expert", d / "a", "--out", d / "out/merged")
     assert done.returncode == 2 and not done.stdout and done.stderr.startswith("error: unknown merging method 'iso_d': did you mean 'iso_c'?") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("config", [False, True])
+def test_inputs_are_asked_of_the_disk_first(merge, d, monkeypatch, config):
+    "Every file of base and experts is, whole, before libraries are loaded; what is too large for memory is not."
+    asked = []
+    monkeypatch.setattr(cli, "_ask_for", asked.extend)
+    recipe = Recipe("task_arithmetic", dict(weight=1.), .3, "mergekit")
+    (d / "merge.yml").write_text(write_config(recipe, "base", {"a": "a", "b": "b"}, "float32"))
+    args = ["--config", "merge.yml"] if config else ["--method", "task_arithmetic", "--lam", ".3", *BOTH]
+    assert merge(*args, "--out", "out/one")[0] == 0
+    assert sorted(map(str, asked)) == sorted(str(f.relative_to(d)) for who in ("base", "a", "b") for f in (d / who).glob("*.safetensors")) and asked
+    asked.clear()
+    monkeypatch.setattr(cli.os, "sysconf", lambda what: 1)
+    assert merge(*args, "--out", "out/two")[0] == 0 and not asked
