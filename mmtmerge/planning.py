@@ -273,7 +273,9 @@ def assumptions(study: Study) -> str:
     "What a plan rests on, in words."
     p, how, tokens = study.p, launch(study.profile), _stated(study.p.base)["tokens"]
     device, parameters = hardware(how.hardware), shape_of(p.base).parameters
-    steps = ", ".join(f"{epoch_steps(study, f'{l}-{study.pivot}')} ({study.language(l).name})" for l in study.languages)
+    each = {l: {d: epoch_steps(study, d) for d in study.directions if study.language_of(d) == l} for l in study.languages}
+    each = [{study.language(l).name: min(of.values())} if len(set(of.values())) == 1 else of for l, of in each.items()]
+    steps = ", ".join(f"{n} ({who})" for of in each for who, n in of.items())
     return (f"{how.processes} x {how.hardware}: {device['tflops']:g} TFLOP/s, of which training reaches {device['mfu']:.0%} and decoding {device['decode_mfu']:.0%}, {device['memory_gb']:g} GB; sharding {how.sharding}, "
             f"{how.micro_batch} sequences a device x {accumulation(p, how)} = {p.batch_size * p.gradient_accumulation} a step; steps an epoch: {steps}; epochs: {p.epochs}; {p.base} has {parameters / 1e9:.2f} G parameters in {p.dtype}, "
             f"a checkpoint of it {parameters * BYTES[p.dtype] / 1e9:.2f} GB; a sentence has {tokens['pivot']:g} tokens in {study.language(study.pivot).name}, "
