@@ -256,7 +256,7 @@ def machine():
         except PackageNotFoundError: return None
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {"cpu": cpu and cpu[1], "cores": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability(), "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "load": round(os.getloadavg()[0], 2),
-            "system": platform.platform(), "python": platform.python_version(), **{p: of(p) for p in ("mmtmerge", "mergekit", "torch", "transformers", "safetensors")}}
+            "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), **{p: of(p) for p in ("mmtmerge", "mergekit", "torch", "transformers", "safetensors")}}
 
 def judged_runs(r):
     "What has a limit -> tool -> its measurement."

@@ -10,7 +10,7 @@ import os, shutil, sys
 from pathlib import Path
 
 from .core import UserError, atomic_dir, read_json, sha256
-from .run import TARGETS, hashes, plan
+from .run import TARGETS, hashes, plan, single
 from .settings import Study
 
 # %% ../nbs/lib/12a_collect.ipynb #833c5b86
@@ -54,8 +54,9 @@ def collect(
     runs, take, here, left = {r.id: r for t in (TARGETS if target == "all" else [target]) for r in plan(study, t)}, {}, [], []
     for source in map(Path, sources):
         for i, path in found(study, source).items():
-            if i not in runs: left.append("/".join(i))
-            if i not in runs or runs[i].stage == "report": continue
+            if not (known := runs.get(i) or single(study, *i)): left.append("/".join(i))
+            if not known or known.stage == "report": continue
+            runs[i] = known
             if why := unfit(study, runs[i], read_json(path)): raise UserError(f"{path}: {why}")
             if gone := [f for f in read_json(path)["files"] if not (path.parents[3] / f).exists()]: raise UserError(f"{path}: {gone[0]} is not beside it: copy the run's whole folder")
             mine = take.get(i) or (study.result(*i) if study.result(*i).exists() else None)

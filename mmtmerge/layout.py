@@ -142,7 +142,9 @@ def notes(
     n: int,          # sentences
 ) -> list:           # sentences below a table
     "Sample, model and intervals, in words."
-    lines = [f"Base model: {study.p.base}; corpus: {study.p.corpus}, {n} devtest sentences of {study.p.min_words} to {study.p.max_words} English words; not comparable with FLORES.",
+    p, embedded = study.p, study.p.corpus == "embedded"
+    words = f" of {p.min_words} to {p.max_words} {study.language(study.pivot).name} words" * bool(p.max_words)
+    lines = [f"Base model: {p.base}; corpus: {p.corpus}, {n} devtest sentences{words}{'; not comparable with FLORES' * embedded}.",
              f"± is half the width of the 95 % bootstrap interval over sentences ({study.p.bootstrap} resamples, the same sentences in all languages); the CSV has its ends.",
              f"Bold: the best merge of a column. Every merge uses the setting of the paper's grid that is best on {study.p.selects}, by {study.p.rungs[-1]} sentences a direction" + (f"; {study.p.keep:.0%} of a method's settings, at least two, stay in the race after {', '.join(map(str, study.p.rungs[:-1]))}." if len(study.p.rungs) > 1 else ".")]
     return lines

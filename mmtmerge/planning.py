@@ -245,7 +245,8 @@ def _translate(x, given):
 def _probe(x, given):
     directions = x.study.directions_of(given["direction"])
     flops = forward_flops(x.shape, x.evaluated(directions, x.p.probe_lines, x.p.batch_size)[0])
-    return dict(flops=flops, seconds=flops / x.rate + x.disk_seconds(x.weights), **x.memory(x.weights, x.weights), disk_gb=len(directions) * 2 * x.p.probe_lines * (x.shape.blocks + 2) * x.shape.hidden * 2 / 1e9)
+    features, counts = 2 * x.p.probe_lines * (x.shape.blocks + 2) * x.shape.hidden * 4, 2 * x.p.probe_folds * x.shape.blocks * x.shape.mlp * 8     # of source and target: float32, int64
+    return dict(flops=flops, seconds=flops / x.rate + x.disk_seconds(x.weights), **x.memory(x.weights, x.weights), disk_gb=len(directions) * (features + counts) / 1e9)
 
 def _report(x, given): return dict(flops=0, seconds=5, **x.memory(0, 0))
 

@@ -31,7 +31,7 @@ def recording(
     direction: str,   # hi-en
 ):                    # Recording
     "What a system did on a direction, from whichever probe run covers it."
-    names = [direction, *(g for g, members in study.groups.items() if direction in members)]
+    names = [*(g for g, members in study.groups.items() if direction in members), direction]     # as `plan` prefers them
     for key in (f"{system}__{name}" for name in names):
         if study.result("probe", key).exists():
             read_result(study, "probe", key)

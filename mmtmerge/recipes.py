@@ -6,7 +6,7 @@
 __all__ = ['SCALED', 'SHARED', 'REQUIRED', 'KEYS', 'UNSUPPORTED', 'WHOLE', 'read_config', 'write_config']
 
 # %% ../nbs/lib/05f_recipes.ipynb #9d688c0a
-import inspect
+import inspect, sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +26,8 @@ UNSUPPORTED = dict(slices="merging slices of layers", modules="merging modules s
 WHOLE = ("normalize", "int8_mask", "rescale", "lambda", "select_topk", "filter_wise", "max_iter", "tol", "t")   # parameters of the merge, not of a model
 
 def _scalar(value, where):
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict): value = value[0]
+    if isinstance(value, dict) and value.keys() == {"value"}: value = value["value"]     # mergekit's conditional form, without a condition
     if isinstance(value, str):
         try: value = float(value)          # YAML reads 1e-3 as text
         except ValueError: raise UserError(f"{where}: {value!r} is no number") from None
@@ -54,7 +56,9 @@ def _tokenizer(config, base, where):
     if isinstance(source, dict):
         for k in source: need(k == "source", f"{where}: tokenizer: {k!r} is not supported, only 'source'")
         source = source.get("source")
-    if source in (None, "base"): return
+    if source is None: return
+    print("note: tokenizer_source: all rows of the embeddings stay; mergekit leaves out those that no token has", file=sys.stderr)
+    if source == "base": return
     if isinstance(source, dict): source = _model(source, where)
     need(source != "union", f"{where}: a union of tokenizers is not supported: it changes the vocabulary")
     need(Path(source) == Path(base), f"{where}: the tokenizer of {source} is not supported: name 'base', or the base model")
@@ -95,10 +99,9 @@ def read_config(
             need(given is shared or k not in WHOLE, f"{where}: {k!r} belongs to the merge, not to a model: move it to the parameters of the file")
     hyper = {}
     for k in known:
-        values = [_scalar(p[k] if k in p else shared[k], f"{file}: {k} of {m}") for m, p in own if k in p or k in shared]
-        need(values or k not in REQUIRED.get(name, ()), f"{file}: {name} needs the parameter {k!r}, as in mergekit: give it to all models, or to the file")
-        need(len(values) in (0, len(own)), f"{file}: {k} is given for some models only: give it to all, or to the file")
-        if values: hyper[k] = values[0] if k in WHOLE else values
+        for m, p in own: need(k in p or k in shared or k not in REQUIRED.get(name, ()), f"{file}: {name} needs the parameter {k!r} of {m}, as in mergekit: give it to all models, or to the file")
+        if k in WHOLE and k in shared: hyper[k] = _scalar(shared[k], f"{file}: {k}")
+        elif k in shared or any(k in p for _, p in own): hyper[k] = [_scalar(p.get(k, shared.get(k, known[k].default)), f"{file}: {k} of {m}") for m, p in own]
     lam = hyper.pop("lambda", 1.)
     _tokenizer(config, base or own[0][0], file)
     args = dict(base=base or own[0][0], experts=[m for m, _ in own], method=name, preset="mergekit", lam=lam, dtype=config.get("out_dtype") or config.get("dtype"), **hyper)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED_BY', 'REPORTS', 'GROWTH', 'NUMBERS', 'CONFOUNDS', 'TARGETS', 'PACKAGES', 'RunFailed', 'notebooks',
            'find_notebook', 'stage_of', 'parameters', 'coerce', 'snapshots', 'validate', 'asked_for', 'Run', 'key_of',
-           'own_group', 'plan', 'code_hash', 'data_hash', 'hashes', 'provenance', 'used', 'files_of', 'finish', 'stale',
-           'state', 'lasting', 'locked', 'follow_parent', 'publish', 'costly', 'run_notebook']
+           'single', 'own_group', 'plan', 'code_hash', 'data_hash', 'hashes', 'provenance', 'used', 'files_of',
+           'finish', 'stale', 'state', 'lasting', 'locked', 'follow_parent', 'publish', 'costly', 'run_notebook']
 
 # %% ../nbs/lib/12_run.ipynb #e6399e95
 import ast, contextlib, fcntl, functools, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, sys, threading, time
@@ -167,6 +167,23 @@ def _probe(study, system, direction):
     made = split_system(study, system)
     return _run("24_probe", dict(system=system, direction=direction), ((made.stage, made.key),))
 
+def single(
+    study,
+    stage: str,
+    key: str,
+) -> Run:      # None: it is none
+    "The run of a translation or a probe on one direction."
+    system, _, direction = key.partition("__")
+    if stage not in ("translate", "probe") or direction not in study.directions: return None
+    with contextlib.suppress(UserError): return (_translate if stage == "translate" else _probe)(study, system, direction)
+
+def _apart(study, r):
+    "A run of a group; or one a direction, where someone has begun so, as on several machines."
+    system, group = (dict(r.params).get(k) for k in ("system", "direction"))
+    if group not in study.groups or study.result(*r.id).parent.exists(): return [r]
+    each = [single(study, r.stage, f"{system}__{d}") for d in study.groups[group]]
+    return each if any(study.result(*s.id).parent.exists() for s in each) else [r]
+
 def _run(name, params, inputs):
     notebook = Path("nbs", "report" if int(name[:2]) >= 30 else "runs", f"{name}.ipynb")
     return Run(stage_of(notebook), key_of(notebook, params), name, tuple(params.items()), tuple(inputs))
@@ -200,15 +217,20 @@ def _everything(study):
     main += [_translate(study, f"{g}.{m}", g) for g in study.groups for m in study.methods]
     main += [_probe(study, "base", g) for g in groups] + [_probe(study, d, own_group(study, d)) for d in study.directions]
     main += [_probe(study, d, "-".join(reversed(d.split("-")))) for d in study.directions] + [_probe(study, f"{g}.{m}", g) for g in study.groups for m in study.p.probe_merges]
+    split = {r.id: _apart(study, r) for r in main}
+    main = [r for runs in split.values() for r in runs]
     reports = [_run(name, params, [r.id for r in main if r.stage in stages.split()]) for name, params, stages in REPORTS]
     grown = [_merge(study, g, s) for s in snapshots(study) for g in groups]
     grown += [_translate(study, f"{d}@{s}", d) for s in snapshots(study) for d in study.directions]
     grown += [_translate(study, f"{g}.task_arithmetic@{s}", g) for s in snapshots(study) for g in groups]
     ends = {f"{d}__{own_group(study, d)}" for d in study.directions} | {f"{g}.task_arithmetic__{g}" for g in groups}
-    growth = _run(GROWTH, {}, [r.id for r in grown if r.stage == "translate"] + [("translate", key) for key in sorted(ends)])
+    grown = [s for r in grown for s in _apart(study, r)]
+    of = lambda keys: [r.id for key in sorted(keys) for r in split["translate", key]]
+    growth = _run(GROWTH, {}, [r.id for r in grown if r.stage == "translate"] + of(ends))
     told = [_merge(study, g, embeddings=e) for e in EMBEDDINGS_RULES for g in groups]
     told += [_translate(study, f"{g}.{m}+{e}", g) for e in EMBEDDINGS_RULES for g in groups for m in study.methods]
-    confounds = _run(CONFOUNDS, {}, [r.id for r in told] + [("translate", key) for key in sorted(ends) if "." not in key])
+    told = [s for r in told for s in _apart(study, r)]
+    confounds = _run(CONFOUNDS, {}, [r.id for r in told] + of(key for key in ends if "." not in key))
     everything = {r.id: r for r in [*main, *reports, _run(NUMBERS, {}, [r.id for r in reports]), *grown, growth, *told, confounds]}
     first = [r.id for r in reports if r.notebook < "34"] + [r.id for r in main if r.stage == "translate"]
     return everything, dict(zip(TARGETS, ([("report", NUMBERS)], first, [growth.id], [confounds.id])))

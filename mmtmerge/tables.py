@@ -53,9 +53,9 @@ def find_translation(
     direction: str,  # hi-en
 ) -> str:            # key of the translate stage
     "The run in which a system translated a direction."
-    covers = [direction] + [g for g, members in study.groups.items() if direction in members]
+    covers = [g for g, members in study.groups.items() if direction in members] + [direction]     # as `plan` prefers them
     keys = [f"{system}__{name}" for name in covers]
-    return next((k for k in keys if study.result("translate", k).exists()), keys[0])
+    return next((k for k in keys if study.result("translate", k).exists()), keys[-1])
 
 @dataclass
 class Translation:

@@ -74,3 +74,21 @@ def test_float32_weights_beside_lower_ones_make_other_experts(copy, dtype):
     said = mmtmerge(here, "collect", "--profile", "smoke", str(there))
     if dtype == "float32": assert said.returncode == 0 and "taken: finetune/en-ta" in said.stdout, said.stderr
     else: assert said.returncode == 2 and "finetune/en-ta" in said.stderr and "made with other settings" in said.stderr, said.stdout
+
+
+def test_one_direction_of_a_translation_and_of_a_probe(copy):
+    "They are taken, and the rest of their group is made by direction; a group that has begun as one stays one."
+    here = blank(copy, "here")
+    there = blank(copy, "there", here)
+    runs = [("translate", "en-ta"), ("probe", "en-ta"), ("translate", "ta-en")]
+    for stage, direction in runs: assert mmtmerge(there, "run", stage, "-p", "profile=smoke", "-p", "system=base", "-p", f"direction={direction}").returncode == 0
+    (here / "outputs/smoke/runs/translate/base__indic-en").mkdir(parents=True)
+    said = mmtmerge(here, "collect", "--profile", "smoke", str(there))
+    assert said.returncode == 0, said.stderr
+    for stage, direction in runs: assert f"taken: {stage}/base__{direction}" in said.stdout
+    plan = mmtmerge(here, "rebuild", "--profile", "smoke", "--dry-run").stdout.split()
+    for stage in ("translate", "probe"): assert f"{stage}/base__en-hi" in plan and f"{stage}/base__en-indic" not in plan
+    assert "translate/base__indic-en" in plan and "translate/base__hi-en" not in plan
+    done = mmtmerge(here, "rebuild", "translate/base__en-hi", "--profile", "smoke", timeout=300)
+    assert done.returncode == 0 and (here / "outputs/smoke/runs/translate/base__en-hi/result.json").exists(), done.stderr
+    assert "nothing to do" in mmtmerge(here, "rebuild", "translate/base__en-ta", "--profile", "smoke").stdout

@@ -49,17 +49,18 @@ def test_a_model_that_ctranslate2_cannot_load_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="llama.*write engine = transformers"): open_engine("ctranslate2", tmp_path / "llama", "float32")
 
 
-def test_a_table_does_not_mix_engines(copy, monkeypatch):
+@pytest.mark.parametrize("engine, dtype", [("ctranslate2", "float32"), ("transformers", "bfloat16")])
+def test_a_table_does_not_mix_engines_or_dtypes(copy, monkeypatch, engine, dtype):
     from mmtmerge import tables
     project = copy("mixed")
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
     study = load("smoke")
-    for key, engine in (("base__indic-en", "transformers"), ("hi-en__indic-en", "ctranslate2")):
+    for key, how in (("base__indic-en", dict(engine="transformers", dtype="float32")), ("hi-en__indic-en", dict(engine=engine, dtype=dtype))):
         file = study.result("translate", key)
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(dict(result=dict(engine=engine, dtype="float32"))))
+        file.write_text(json.dumps(dict(result=how)))
     tables.read_result(study, "translate", "base__indic-en")
-    with pytest.raises(UserError, match="hi-en__indic-en was translated by ctranslate2 in float32, base__indic-en by transformers in float32"): tables.read_result(study, "translate", "hi-en__indic-en")
+    with pytest.raises(UserError, match=f"hi-en__indic-en was translated by {engine} in {dtype}, base__indic-en by transformers in float32"): tables.read_result(study, "translate", "hi-en__indic-en")
 
 
 VLLM = """

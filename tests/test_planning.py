@@ -30,6 +30,20 @@ def test_disk_is_planned_within_a_tenth(seen):
     assert len(rows) and rows.ratio.between(.9, 1.1).all(), rows
 
 
+def test_disk_of_a_probe_is_planned_within_a_tenth(tmp_path):
+    from mmtmerge.corpora import open_corpus
+    from mmtmerge.models import load_model
+    from mmtmerge.record import examples, record, save_recording
+    study = settings.load("smoke")
+    p, (model, tokenizer) = study.p, load_model(REPO / "mmtmerge/data/miniature")
+    for d in study.groups["indic-en"]:
+        rows = open_corpus(p.corpus).test("devtest", d, p.probe_lines, p.min_words, p.max_words)
+        seen = record(model, tokenizer, examples(tokenizer, study.instruction(d), rows.source.tolist(), rows.target.tolist()), p.probe_folds, out=tmp_path / d)
+        save_recording(seen, tmp_path / d)
+    planned = planning.planned(study, "probe").set_index("run").disk_gb["probe/base__indic-en"]
+    assert planned == pytest.approx(sum(f.stat().st_size for f in tmp_path.glob("*/*.safetensors")) / 1e9, rel=.1)
+
+
 @pytest.fixture
 def project(tmp_path):
     "A project whose settings may be changed."
@@ -61,7 +75,7 @@ STEPS = dict(hi=9864, bn=8399, ta=5137, te=4834)               # 10.1, 8.6, 5.26
 def test_the_plan_is_the_papers_by_hand(project, profile):
     checkpoint = WEIGHTS[profile] * 2 / 1e9
     stages = columns(mmtmerge(project, "plan", "--profile", profile).stdout, "stage")
-    done = mmtmerge(project, "plan", "finetune", "--profile", profile, "--runs").stdout
+    done = mmtmerge(project, "plan", "finetune", "--profile", profile).stdout
     runs = columns(done.split("| stage")[0], "run")
     assert {l: int(runs[f"finetune/en-{l}"]["steps"]) for l in STEPS} == {l: 3 * n for l, n in STEPS.items()}
     assert int(runs["finetune/en-hi"]["steps"]) == 29592 and int(stages["finetune"]["steps"]) == 2 * 3 * (9864 + 8399 + 5137 + 4834)
@@ -77,7 +91,7 @@ def test_arithmetic_by_hand(project):
     "English to Hindi: 131 tokens a pair (40 of the instruction, 20, 70 and the end), 71 of them answered; twice a parameter forward, three times that with the way back."
     body, head, pairs = 3_085_938_688 - 151_936 * 2048 - 2048, 151_936 * 2048, 10_100_000
     by_hand = 3 * 2 * (body * 131 + head * 71) * pairs * 3 / 1e15
-    said = mmtmerge(project, "plan", "finetune/en-hi", "--profile", "paper", "--runs").stdout
+    said = mmtmerge(project, "plan", "finetune/en-hi", "--profile", "paper").stdout
     row = columns(said.split("| stage")[0], "run")["finetune/en-hi"]
     assert float(row["PFLOPs"]) == pytest.approx(by_hand, abs=.01)
     assert float(row["device-hours"]) == pytest.approx(by_hand / (.989 * .35) / 3600, rel=.02)     # and what starting and saving take
@@ -102,8 +116,8 @@ def test_dry_run_lists_the_whole_study_without_a_network(project, profile, monke
 
 def test_a_plan_that_cannot_fit_is_refused_with_what_would(project):
     change(project, ("memory_gb = 80\n", "memory_gb = 20\n"))
-    done = mmtmerge(project, "plan", "finetune", "--profile", "paper")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = mmtmerge(project, "plan", "finetune", "--profile", "paper", "--totals")
+    assert done.returncode == 2 and "finetune/en-hi" not in done.stdout and "Traceback" not in done.stderr
     assert "finetune/" in done.stderr and "h100 has 20" in done.stderr and "device-hours" in done.stdout
     ways = dict(re.findall(r"([\w ,=]+?) \((\d+) GB\)", done.stderr.split("settings.ini, ")[1]))
     assert "activation_checkpointing = 1" in done.stderr and ways and all(int(gb) <= 20 for gb in ways.values())
