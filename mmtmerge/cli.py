@@ -87,10 +87,10 @@ def _begin_reading(folders, config=None):     # else the disk has nothing to do 
         if sum(f.stat().st_size for f in files) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4: return     # what is read early must still be there when its turn comes
         threading.Thread(target=_ask_for, args=(files,), daemon=True).start()
 
-def _ask_for(files, part=1 << 17):     # Linux reads no more than a part of what one call asks for
+def _ask_for(files):     # into the page cache, and nowhere else; in few calls, for imports seldom leave the interpreter to another thread
     for file in files:
-        with contextlib.suppress(AttributeError, OSError), open(file, "rb") as f:
-            for at in range(0, file.stat().st_size, part): os.posix_fadvise(f.fileno(), at, part, os.POSIX_FADV_WILLNEED)
+        with contextlib.suppress(AttributeError, OSError), open(file, "rb") as f, open(os.devnull, "wb") as nowhere:
+            while os.sendfile(nowhere.fileno(), f.fileno(), None, 1 << 30): pass
 
 def _texts(x):
     for y in x.values() if isinstance(x, dict) else x if isinstance(x, list) else (): yield from _texts(y)
