@@ -6,11 +6,12 @@
 __all__ = ['ENGINES', 'WORKER', 'Engine', 'engine', 'open_engine', 'Transformers', 'CTranslate2', 'VLLM']
 
 # %% ../nbs/lib/07a_engines.ipynb #529539fe
-import contextlib, hashlib, json, os, subprocess, time
+import contextlib, hashlib, json, os, subprocess, tempfile, time
+from functools import cached_property
 from pathlib import Path
 
 from .core import UserError, atomic_dir, cache_dir, nearest, sha256
-from .models import best_device, load_model, memory_mb
+from .models import best_device, load_model, memory_mb, save_model
 from .translate import Translations, ask, generate, read
 
 # %% ../nbs/lib/07a_engines.ipynb #c13912db
@@ -19,6 +20,11 @@ class Engine:
     name = ""      # as in settings.ini: engine = ...
     def __init__(self, folder, dtype, threads=1): raise NotImplementedError
     def generate(self, asked, limits, stops, p, label=""): raise NotImplementedError
+
+    model = None   # whose weights a sweep overwrites in place
+    def refresh(self):
+        "Translate with the weights that `model` has now."
+        raise UserError(f"grid_engine = {self.name}: its model would have to be converted at every point of a grid; write transformers or vllm")
 
     def translate(self,
         instruction,        # of the direction: str, or a list with one for each source
@@ -57,6 +63,7 @@ class Transformers(Engine):
         self.model.to(best_device())
         self.memory_mb = memory_mb(self.model)
     def generate(self, asked, limits, stops, p, label=""): return generate(self.model, asked, limits, stops, p, label)
+    def refresh(self): pass     # it is the model
 
 # %% ../nbs/lib/07a_engines.ipynb #5f2e444c
 @engine
@@ -121,9 +128,10 @@ class VLLM(Engine):
     name = "vllm"
     def __init__(self, folder, dtype, threads=1):
         python = os.environ.get("MMTMERGE_VLLM")
-        if not python or not Path(python).exists(): raise UserError(f"engine = vllm needs an environment of its own: python -m venv vllm && vllm/bin/pip install vllm, then MMTMERGE_VLLM=vllm/bin/python (it is {python!r})")
+        if not python or not os.access(python, os.X_OK) or Path(python).is_dir(): raise UserError(f"engine = vllm needs an environment of its own: python -m venv vllm && vllm/bin/pip install vllm, then MMTMERGE_VLLM=vllm/bin/python (it is {python!r})")
         from transformers import AutoTokenizer
         self.tokenizer, self.memory_mb = AutoTokenizer.from_pretrained(folder, local_files_only=True), sum(f.stat().st_size for f in Path(folder).glob("*.safetensors")) / 1e6
+        self.folder, self.dtype = folder, dtype
         self.worker = subprocess.Popen([python, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
         self._say(dict(folder=str(folder), dtype=dtype))
 
@@ -134,6 +142,14 @@ class VLLM(Engine):
         except (BrokenPipeError, ValueError):
             with contextlib.suppress(subprocess.TimeoutExpired): self.worker.wait(10)
             raise UserError(f"the vLLM worker ended with status {self.worker.poll()}: see its messages above") from None
+
+    @cached_property
+    def model(self): return load_model(self.folder, self.dtype, tokenizer=False)[0]     # in the machine's memory: the device's is vLLM's
+
+    def refresh(self):
+        with tempfile.TemporaryDirectory(prefix="mmtmerge-") as folder:
+            save_model(self.model, self.tokenizer, folder)
+            self.become(folder)
 
     def become(self, folder: Path):
         "Load other weights of the same shapes into the running model."

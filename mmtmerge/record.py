@@ -87,7 +87,8 @@ def gates(
     kind = getattr(model.config, "model_type", type(model).__name__)
     found = [getattr(getattr(b, "mlp", None), "gate_proj", None) for b in blocks or []]
     if not found or any(g is None for g in found): raise UserError(f"a model of type {kind!r} has no gated MLP (mlp.gate_proj) in every block: the probes need one, as Qwen2, Qwen3, Llama, Mistral and Gemma 3 have")
-    act = getattr(model.config, "hidden_activation", None) or getattr(model.config, "hidden_act", None)
+    config = model.config.get_text_config()     # of a model that also sees, the part that reads
+    act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     if act not in POSITIVE: raise UserError(f"the activation {act!r} of {kind!r} is not known to be positive exactly where its argument is: {', '.join(POSITIVE)} are")
     return decoder, blocks, found
 
@@ -140,9 +141,12 @@ def record(
 ) -> Recording:
     "Record one model on one direction in one forward pass."
     if not sequences: raise UserError("there is no sentence to record")
+    for i, e in enumerate(sequences):
+        for name, span in zip(SPANS, (e.source, e.target)):
+            if not (0 <= span.start < span.stop <= len(e.ids) and span.step == 1): raise UserError(f"sequence {i}: its {name} is {span}, which is empty or not within its {len(e.ids)} tokens")
     folds = min(folds, len(sequences))
     watch, device, dtype = Watch(model, folds), model.device, torch.float64 if model.dtype == torch.float64 else torch.float32
-    hidden, same = model.config.hidden_size, min(common_prefix([e.ids for e in sequences]), min(e.source.start for e in sequences))
+    hidden, same = model.config.get_text_config().hidden_size, min(common_prefix([e.ids for e in sequences]), min(e.source.start for e in sequences))
     tokens = np.zeros((2, folds), dtype=np.int64)
     if out:
         for old in Path(out).glob("features-*.safetensors"): old.unlink()     # of a recording that was not finished

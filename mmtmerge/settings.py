@@ -87,7 +87,9 @@ class Study:
     def language_of(self, direction): return next(c for c in self.check_direction(direction).split("-") if c != self.pivot)   # the language beside the pivot
     def train_pairs(self, direction):
         asked = self.p.train_pairs   # a direction's own number stands over its language's
-        return asked[_known(direction if direction in asked else self.language_of(direction), asked, "train_pairs")]
+        found = next((k for k in (direction, self.language_of(direction)) if k in asked), None)
+        if found is None: raise UserError(f"settings.ini, [profile {self.profile}] has no train_pairs.{self.language_of(direction)}: add it")
+        return asked[found]
     def result(self, stage, key): return self.runs / stage / key / "result.json"
 
 # %% ../nbs/lib/01_settings.ipynb #e24a0365

@@ -2,6 +2,7 @@
 import json, subprocess, sys
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 from safetensors import safe_open
@@ -75,27 +76,58 @@ def test_lines_are_joined_by_id(paper):
     assert set(paper.test("dev", "ta-en", 10).id) <= set(hi.id[:11])
 
 
-def test_a_stream_gives_as_many_pairs_as_are_asked_for(tmp_path, copy, monkeypatch):
-    "From all files; what was read once is not read again."
-    import datasets
-    project = copy("stream")
-    settings(copies(tmp_path), project)
+def streamed(at, copy, monkeypatch, name):
+    project = copy(name)
+    settings(copies(at), project)
     (project / "settings.ini").write_text((project / "settings.ini").read_text().replace("streaming = 0", "streaming = 1"))
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
-    paper, embedded = corpora.open_corpus("samanantar"), Corpus.open("embedded").train("en-hi", 300)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", at / "cache")
+    return corpora.open_corpus("samanantar")
+
+
+def test_a_stream_gives_as_many_pairs_as_are_asked_for(tmp_path, copy, monkeypatch):
+    "From all files; what was read once is not read again, but where the files changed."
+    paper, embedded = streamed(tmp_path, copy, monkeypatch, "stream"), Corpus.open("embedded").train("en-hi", 300)
     pairs = paper.train("en-hi", 50, min_words=2)
     assert len(pairs) == 50 and set(zip(pairs["source"], pairs["target"])) <= set(zip(embedded.source, embedded.target))
     at = {pair: i for i, pair in enumerate(zip(embedded.source, embedded.target))}
     assert {at[pair] // 100 for pair in zip(pairs["source"], pairs["target"])} == {0, 1, 2}
+    assert len(paper.train("hi-en", 90)) == 90 and len(set(paper.train("hi-en")["target"])) == len(set(embedded.source))     # without a number, all
+    read = datasets.IterableDataset.__iter__
     monkeypatch.setattr(datasets.IterableDataset, "__iter__", lambda self: pytest.fail("the source is read again"))
     assert list(corpora.open_corpus("samanantar").train("en-hi", 50, min_words=2)["source"]) == list(pairs["source"])
+    file = tmp_path / "samanantar/hi/train-00001-of-00003.parquet"
+    pd.read_parquet(file).assign(src="new").to_parquet(file, index=False)
+    monkeypatch.setattr(datasets.IterableDataset, "__iter__", read)
+    assert "new" in corpora.open_corpus("samanantar").train("en-hi", 50)["source"]
+
+
+@pytest.mark.parametrize("n", [1000, 230])
+def test_an_interrupted_stream_continues(tmp_path, copy, monkeypatch, n):
+    "After the last whole block, with the same rows in the same order; from files of different lengths, however many rows there are."
+    paper = streamed(tmp_path, copy, monkeypatch, "interrupted")
+    file = tmp_path / "samanantar/hi/train-00001-of-00003.parquet"
+    pd.read_parquet(file)[:37].to_parquet(file, index=False)
+    monkeypatch.setattr(corpora, "BLOCK", 20)
+    whole, read, block = paper._training("hi", n).to_pandas(), [], corpora._block
+    assert len(whole) == min(n, 237) and not whole.duplicated().any()
+    import shutil
+    shutil.rmtree(tmp_path / "cache")
+    def killed(rows, schema, state, there):
+        if len(read) == 4: raise KeyboardInterrupt
+        block(rows, schema, state, there); read.append(there)
+    monkeypatch.setattr(corpora, "_block", killed)
+    with pytest.raises(KeyboardInterrupt): paper._training("hi", n)
+    times = {there: (there / "rows.arrow").stat().st_mtime_ns for there in read}
+    monkeypatch.setattr(corpora, "_block", block)
+    assert paper._training("hi", n).to_pandas().equals(whole)
+    assert times == {there: (there / "rows.arrow").stat().st_mtime_ns for there in read}
 
 
 def test_errors_name_the_place(paper, monkeypatch):
     with pytest.raises(UserError, match="no configuration 'xxx'"): corpora.load_split(paper.spec["train"], "xxx", "train")
     with pytest.raises(UserError, match="no direction 'hi-ta'"): paper.train("hi-ta")
     with pytest.raises(UserError, match="unknown split 'test'"): paper.test("test", "en-hi")
-    import datasets
     from datasets.exceptions import DatasetNotFoundError
     def gated(*a, **k): raise DatasetNotFoundError("Dataset 'openlanguagedata/flores_plus' is a gated dataset on the Hub.")
     monkeypatch.setattr(datasets, "load_dataset", gated)
@@ -145,7 +177,26 @@ def test_the_hash_follows_the_files(tmp_path, paper):
     rows = pd.read_parquet(file)
     rows.loc[3, "tgt"] = "x"
     rows.to_parquet(file)
-    assert paper.hash() != before
+    assert (after := paper.hash()) != before
+    kept = Path(paper.spec["train"]) / ".cache/huggingface/hi/train-00000.parquet.metadata"      # of `hf download --local-dir`
+    kept.parent.mkdir(parents=True)
+    kept.write_text("a date")
+    assert paper.hash() == after
+    text = Path(paper.spec["train"]) / "hi" / "notes.jsonl"
+    text.write_text("a" * 200_000)
+    one = paper.hash()
+    text.write_text("a" * 100_000 + "b" + "a" * 99_999)     # in the middle, of the same length
+    assert paper.hash() != one
+
+
+def test_a_copy_with_a_folder_a_split(tmp_path):
+    "A file of JSON lines a language below it, and no card."
+    for split, words in (("dev", ["a", "b"]), ("devtest", ["c"])):
+        (tmp_path / split).mkdir()
+        for code in ("hin_Deva", "hin_Deva2"): (tmp_path / split / f"{code}.jsonl").write_text("".join(json.dumps(dict(id=i, text=code + w)) + "\n" for i, w in enumerate(words)))
+    assert list(corpora.load_split(str(tmp_path), "hin_Deva", "dev")["text"]) == ["hin_Devaa", "hin_Devab"]
+    assert list(corpora.load_split(str(tmp_path), "hin_Deva", "devtest")["text"]) == ["hin_Devac"]
+    with pytest.raises(UserError, match="README.md of the hub's repository: copy it too"): corpora.load_split(str(tmp_path), "tam_Taml", "dev")
 
 
 def test_smoke_runs_on_it(tmp_path, copy):

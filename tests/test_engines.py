@@ -1,6 +1,7 @@
 "CTranslate2 writes what Transformers writes; vLLM's worker, with a stand-in for vLLM; a table does not mix engines."
 import json, sys
 
+import numpy as np
 import pytest
 
 from mmtmerge.core import UserError, cache_dir, root
@@ -85,10 +86,7 @@ class LLM:
 
 def test_the_worker_of_vllm(tmp_path, monkeypatch, capfd):
     "Its log is not read as answers; new weights go into the running worker; its death is told."
-    (tmp_path / "vllm.py").write_text(VLLM)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n'); python.chmod(0o755)
-    monkeypatch.setenv("MMTMERGE_VLLM", str(python))
+    stand_in(tmp_path, monkeypatch, VLLM)
     folder = root() / "mmtmerge/data/miniature"
     engine = open_engine("vllm", folder, "float32")
     assert engine.memory_mb == pytest.approx(sum(f.stat().st_size for f in folder.glob("*.safetensors")) / 1e6) and engine.memory_mb > 1     # a result is JSON, which has no NaN
@@ -98,3 +96,61 @@ def test_the_worker_of_vllm(tmp_path, monkeypatch, capfd):
     assert engine.generate(asked, [1, 2], [9], None) == [[5], [5, 8]]
     with pytest.raises(UserError, match="vLLM worker ended with status 3"): engine.generate([], [], [9], None)
     assert "INFO a process of its own" in capfd.readouterr().err
+
+
+REAL = """
+import torch
+from transformers import AutoModelForCausalLM
+class SamplingParams:
+    def __init__(self, **how): self.__dict__.update(how)
+class Out:
+    def __init__(self, ids): self.outputs, self.token_ids = [self], ids
+class LLM:
+    def __init__(self, folder, **how): self.named = folder; self.read()
+    def read(self): self.model = AutoModelForCausalLM.from_pretrained(self.named)
+    def collective_rpc(self, name, args=()):
+        if name == "update_config": self.named = args[0]["model_config"]["model"]
+        if name == "reload_weights": self.read()
+    def reset_prefix_cache(self): pass
+    def generate(self, prompts, how, use_tqdm):
+        ids = [torch.tensor([p["prompt_token_ids"]]) for p in prompts]
+        return [Out(self.model.generate(i, do_sample=False, max_new_tokens=h.max_tokens, eos_token_id=h.stop_token_ids)[0, i.shape[1]:].tolist()) for i, h in zip(ids, how)]
+"""
+
+
+def stand_in(at, monkeypatch, text):
+    "A Python whose vllm is this text."
+    (at / "vllm.py").write_text(text)
+    python = at / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={at} exec {sys.executable} "$@"\n'); python.chmod(0o755)
+    monkeypatch.setenv("MMTMERGE_VLLM", str(python))
+
+
+def test_a_sweep_through_vllm_is_one_through_transformers(tmp_path, monkeypatch):
+    "The worker gets the weights of every point; an engine that cannot take them is refused."
+    import torch
+    from mmtmerge.sweep import Sweep, points, race
+    from mmtmerge.vectors import state
+    stand_in(tmp_path, monkeypatch, REAL)
+    folder, study = root() / "mmtmerge/data/miniature", load("smoke")
+    lines = Corpus.open("embedded").test("dev", "hi-en", 3, 3, 8)
+    def swept(name):
+        engine = open_engine(name, folder, "float32")
+        engine.refresh()
+        base, seed, texts = {n: t.clone() for n, t in state(engine.model).items()}, torch.Generator().manual_seed(0), []
+        experts = {d: {n: t + .05 * torch.randn(t.shape, generator=seed) for n, t in base.items()} for d in ("hi-en", "ta-en")}
+        def translate(resident, first, last):
+            engine.refresh()
+            texts.append(engine.translate(study.instruction("hi-en"), lines.source[first:last].tolist(), study.p).texts)
+            return {"hi-en": texts[-1]}
+        sweep = Sweep(engine.model, base, experts, points({"g": {"task_arithmetic": {"lam": [.1, .5, 1.]}}}, ["task_arithmetic"]), translate, {"hi-en": lines.target.tolist()},
+                      {"same": (lambda h, r: np.array([[a == b, len(a)] for a, b in zip(h, r)]), lambda s: float(s.sum()))}, [len(lines)])
+        race(sweep.contestants, sweep.score, 1, 1)
+        return texts
+    theirs = swept("vllm")
+    assert theirs == swept("transformers") and len({tuple(t) for t in theirs}) > 1
+    monkeypatch.setenv("MMTMERGE_VLLM", str(tmp_path))
+    with pytest.raises(UserError, match="environment of its own"): open_engine("vllm", folder, "float32")
+    pytest.importorskip("ctranslate2")
+    monkeypatch.setenv("MMTMERGE_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="grid_engine = ctranslate2"): open_engine("ctranslate2", folder, "float32").refresh()

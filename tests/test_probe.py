@@ -196,6 +196,21 @@ def test_memory_of_a_chunk(tmp_path, monkeypatch):
     same(parts, record(model, None, sequences, batch_size=3))
 
 
+def test_the_part_that_reads(tmp_path):
+    "A model that also sees: its decoder is recorded, as if it stood alone."
+    text = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=24, num_hidden_layers=BLOCKS, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=WINDOW)
+    sees = tf.Gemma3ForConditionalGeneration(tf.Gemma3Config(text_config=text, vision_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4))).eval()
+    reads = tf.Gemma3ForCausalLM(sees.config.text_config).eval()
+    reads.model.load_state_dict(sees.model.language_model.state_dict())
+    same(record(sees, None, sentences(2)), record(reads, None, sentences(2)))
+
+
+@pytest.mark.parametrize("span", [range(3, 9), range(2, 2), range(1, 3, 2)])
+def test_spans_that_are_none(span):
+    "One that reaches beyond the sequence would be counted with tokens that are not there."
+    with pytest.raises(UserError, match="sequence 1: its target is range"): record(small("Qwen2"), None, [Example([1, 2, 3], range(1, 2), range(2, 3)), Example([1, 2, 3], range(1, 2), span)])
+
+
 # Spans
 
 def byte_level(texts):
