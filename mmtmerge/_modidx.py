@@ -214,6 +214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mmtmerge.finetune.last_whole_checkpoint': ( 'lib/finetune.html#last_whole_checkpoint',
                                                                                 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.nearest_step': ('lib/finetune.html#nearest_step', 'mmtmerge/finetune.py'),
+                                   'mmtmerge.finetune.optimiser': ('lib/finetune.html#optimiser', 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.saved': ('lib/finetune.html#saved', 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.shared': ('lib/finetune.html#shared', 'mmtmerge/finetune.py'),
                                    'mmtmerge.finetune.tune': ('lib/finetune.html#tune', 'mmtmerge/finetune.py')},

@@ -213,9 +213,10 @@ class HubCorpus:
             for split in SPLITS: yield from self.test(split, f"{self.pivot}-{language}", None, min_words, max_words)[["source", "target"]].to_numpy().ravel()
             for row in self.train(f"{self.pivot}-{language}", None, 0, min_words, max_words): yield from row.values()
 
-    def hash(self) -> str:
-        "SHA-256 over what names the data: for the hub repositories and revisions; for copies names, sizes and contents of their files, of those over 64 MiB both ends."
-        used = [self.spec, *(section("testset", self.spec[split]) for split in SPLITS)]
+    def hash(self, splits=SPLITS) -> str:
+        "SHA-256 over what names the data: for the hub repositories and revisions; for copies names, sizes and contents of their files, of those over 64 MiB both ends. Test sets of other splits than these do not count, but where overlap with them is dropped."
+        if self.spec.get("drop_overlap"): splits = SPLITS
+        used = [{k: v for k, v in self.spec.items() if k not in SPLITS}, *(section("testset", self.spec[split]) for split in SPLITS if split in splits)]
         digest = hashlib.sha256(json.dumps([self.pivot, self.codes, *used], sort_keys=True).encode())
         for folder in sorted({Path(s[key]).expanduser() for s in used for key in ("train", "repo") if key in s}):
             for f in _files(folder) if folder.is_dir() else ():

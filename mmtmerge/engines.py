@@ -106,13 +106,12 @@ import json, os, sys
 out = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 from vllm import LLM, SamplingParams
 spec = json.loads(sys.stdin.readline())
-model = LLM(spec["folder"], dtype=spec["dtype"], seed=0, enable_prefix_caching=True)
+model = LLM(spec["folder"], dtype=spec["dtype"], seed=0, enable_prefix_caching=True, generation_config="vllm")     # no stops or penalties of the model's own
 print(json.dumps("ready"), file=out, flush=True)
 for line in sys.stdin:
     job = json.loads(line)
     if "become" in job:
-        model.collective_rpc("update_config", args=({"load_config": {"load_format": "auto"}, "model_config": {"model": job["become"]}},))
-        model.collective_rpc("reload_weights")
+        model.collective_rpc("reload_weights", kwargs={"weights_path": job["become"]})
         model.reset_prefix_cache()
         answer = "ready"
     else:

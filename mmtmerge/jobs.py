@@ -17,7 +17,7 @@ import yaml
 
 from .core import UserError, atomic_dir, read_json, root, write_json
 from .corpora import open_corpus
-from .finetune import examples, tune
+from .finetune import examples, optimiser, tune
 from .launch import Job, Launch, accumulation, command, job_of, launch, spacing
 from .models import disk_mb, load_model, save_model, set_up
 from .settings import Study, base_spec, load
@@ -120,9 +120,8 @@ def llama_factory(
     config = dict(model_name_or_path=job.base, stage="sft", do_train=True, finetuning_type="full", dataset=direction, eval_dataset=f"{direction}-dev", dataset_dir=".", **({"template": template} if template else {}),
         cutoff_len=p.max_tokens, packing=False, train_on_prompt=False, output_dir=f"expert-{direction}", seed=seed, data_seed=seed,
         per_device_train_batch_size=how.micro_batch, per_device_eval_batch_size=how.micro_batch, gradient_accumulation_steps=accumulation(p, how),
-        num_train_epochs=float(p.epochs), learning_rate=p.lr, lr_scheduler_type="inverse_sqrt", lr_scheduler_kwargs=dict(timescale=p.time_scale), warmup_steps=0, max_grad_norm=1.0,
-        optim="adamw_torch", adam_beta1=.9, adam_beta2=.999, adam_epsilon=1e-8, weight_decay=0.0,
-        **({"pure_bf16": True} if p.dtype == "bfloat16" and not how.master else {"bf16": how.master}), gradient_checkpointing=how.activation_checkpointing,
+        num_train_epochs=float(p.epochs), **optimiser(p, p.lr), preprocessing_num_workers=16, ddp_timeout=180_000_000,     # the others wait while the first one tokenises
+        **({"pure_bf16": True} if p.dtype == "bfloat16" and not how.master else {"bf16": how.master}), disable_gradient_checkpointing=not how.activation_checkpointing,
         eval_strategy="steps", eval_steps=every, save_steps=every, logging_steps=10, load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False)
     with atomic_dir(out) as d:
         for name, rows in parts.items():
@@ -131,7 +130,7 @@ def llama_factory(
                     for source, target in zip(batch.source, batch.target): f.write(json.dumps(dict(instruction=study.instruction(direction), input=source, output=target), ensure_ascii=False) + "\n")
         columns = dict(prompt="instruction", query="input", response="output")
         write_json(d / "dataset_info.json", {name: dict(file_name=f"{name}.jsonl", formatting="alpaca", columns=columns) for name in parts})
-        (d / "train.yaml").write_text(f"# llamafactory-cli train train.yaml, in this folder, on {how.processes} devices (FORCE_TORCHRUN=1)\n" + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (d / "train.yaml").write_text(f"# llamafactory-cli train train.yaml, in this folder, on {how.processes} devices (FORCE_TORCHRUN=1)\n# what differs there: pairs of more than cutoff_len tokens are cut, not left out; batches are not of like lengths\n" + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return Path(out)
 
 # %% ../nbs/lib/04b_jobs.ipynb #bb1b81ad

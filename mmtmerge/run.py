@@ -17,7 +17,7 @@ from pathlib import Path
 from .core import UserError, nearest, read_json, root, sha256, sweep_partials, write_json
 from .launch import claimed, gpus, launch
 from .warm import copy_of
-from .settings import EMBEDDINGS_RULES, load, settings_hash, split_system
+from .settings import EMBEDDINGS_RULES, base_spec, load, settings_hash, split_system
 
 # %% ../nbs/lib/12_run.ipynb #143b4864
 class RunFailed(Exception):
@@ -276,10 +276,12 @@ def data_hash(
     study,
     stage: str,
 ) -> str:   # hexadecimal
-    "SHA-256 over the corpus and the other data files a stage reads: the miniature model for the base, published figures for reports."
+    "SHA-256 over the parts of the corpus and the other data files a stage reads: the miniature model for the base, published figures for reports."
     from mmtmerge.corpora import open_corpus
+    whole = stage == "report" or stage == "base" and base_spec(study.p.base).get("trim_vocabulary")     # a vocabulary is trimmed to all texts
+    splits = ("dev", "devtest") if whole else dict(merge=(study.p.selects,), deltas=(), translate=("devtest",), probe=("devtest",)).get(stage, ("dev",))
     folder = Path(__file__).parent / "data" / {"base": "miniature", "report": "paper"}.get(stage, "none")
-    return hashlib.sha256((open_corpus(study.p.corpus).hash() + sha256(*sorted(p for p in folder.rglob("*") if p.is_file()))).encode()).hexdigest()
+    return hashlib.sha256((open_corpus(study.p.corpus).hash(splits) + sha256(*sorted(p for p in folder.rglob("*") if p.is_file()))).encode()).hexdigest()
 
 def hashes(
     study,
@@ -291,7 +293,7 @@ def hashes(
 @functools.cache
 def _hashes(profile, stage, notebook):
     study = load(profile)
-    settings = settings_hash(study)
+    settings = settings_hash(study, stage)
     if study.p.dtype != "float32" and launch(profile).master: settings = hashlib.sha256(f"{settings} master".encode()).hexdigest()     # all else of [launch] changes no result
     return dict(code=code_hash(notebook), data=data_hash(study, stage), settings=settings)
 

@@ -189,6 +189,19 @@ def test_the_hash_follows_the_files(tmp_path, paper):
     assert paper.hash() != one
 
 
+def test_another_test_set_is_none_of_the_experts_business(tmp_path, copy, monkeypatch):
+    "What was trained and selected stays good; where overlap with it is dropped, not."
+    at, found = copies(tmp_path), []
+    for name, devtest, more in (("a", "flores_plus", ""), ("b", "in22_gen", ""), ("c", "flores_plus", "drop_overlap = 1"), ("d", "in22_gen", "drop_overlap = 1")):
+        project = copy(name)
+        settings(at, project, more, devtest)
+        monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+        found.append(corpora.open_corpus("samanantar"))
+    a, b, c, d = found
+    assert a.hash(("dev",)) == b.hash(("dev",)) and a.hash() != b.hash() and a.hash(("devtest",)) != b.hash(("devtest",))
+    assert c.hash(("dev",)) != d.hash(("dev",)) and a.hash(("dev",)) != c.hash(("dev",))
+
+
 def test_a_copy_with_a_folder_a_split(tmp_path):
     "A file of JSON lines a language below it, and no card."
     for split, words in (("dev", ["a", "b"]), ("devtest", ["c"])):

@@ -72,10 +72,8 @@ class SamplingParams:
 class Out:
     def __init__(self, ids): self.outputs, self.token_ids = [self], ids
 class LLM:
-    def __init__(self, folder, **how): self.weights, self.named = folder, None; os.system("echo INFO a process of its own")
-    def collective_rpc(self, name, args=()):
-        if name == "update_config": self.named = args[0]["model_config"]["model"]
-        if name == "reload_weights": self.weights = self.named
+    def __init__(self, folder, **how): self.weights = folder; os.system("echo INFO a process of its own")
+    def collective_rpc(self, name, kwargs): self.weights = kwargs["weights_path"]
     def reset_prefix_cache(self): print("INFO cache")
     def generate(self, prompts, how, use_tqdm):
         print("INFO", len(prompts), "prompts")
@@ -108,9 +106,7 @@ class Out:
 class LLM:
     def __init__(self, folder, **how): self.named = folder; self.read()
     def read(self): self.model = AutoModelForCausalLM.from_pretrained(self.named)
-    def collective_rpc(self, name, args=()):
-        if name == "update_config": self.named = args[0]["model_config"]["model"]
-        if name == "reload_weights": self.read()
+    def collective_rpc(self, name, kwargs): self.named = kwargs["weights_path"]; self.read()
     def reset_prefix_cache(self): pass
     def generate(self, prompts, how, use_tqdm):
         ids = [torch.tensor([p["prompt_token_ids"]]) for p in prompts]
