@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from .core import UserError, nearest
-from .geometry import jackknife
+from .geometry import array, jackknife
 
 # %% ../nbs/lib/10_neurons.ipynb #a5f3fcbd
 def rates(
@@ -21,8 +21,10 @@ def rates(
     tokens: np.ndarray,   # (languages,) tokens counted
 ) -> np.ndarray:          # like counts, float64
     "Activation rates p."
-    counts, tokens = np.asarray(counts), np.asarray(tokens, dtype=np.float64)
+    counts, tokens = np.asarray(counts), array(tokens, 1, "numbers of tokens")
+    if len(counts) != len(tokens): raise UserError(f"counts of {len(counts)} languages and tokens of {len(tokens)}: one number of tokens a language is needed")
     if (tokens <= 0).any(): raise UserError(f"languages without a token: {np.flatnonzero(tokens <= 0).tolist()}")
+    if (counts.reshape(len(counts), -1) > tokens[:, None]).any(): raise UserError("a gate was open at more tokens than were counted: are tokens those of the same folds and span?")
     return counts / tokens.reshape(-1, *[1] * (counts.ndim - 1))
 
 def entropy(
@@ -140,7 +142,7 @@ def nua(
     b: np.ndarray,     # of another
 ) -> pd.DataFrame:     # a row a block: nua, centred, null, null_sd
     "Neuron usage alignment with its baseline."
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = (array(x, 2, "rates (blocks, neurons)") for x in (a, b))
     if a.shape != b.shape: raise UserError(f"rates of shapes {a.shape} and {b.shape}: both models must have the same blocks and neurons")
     x, y = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recording', 'systems_of', 'unidirectional', 'printed', 'group_counts', 'neuron_heat', 'table5', 'usage_table',
            'usage_means', 'cka_table', 'band', 'table6', 'table7', 'drops', 'angle_table', 'angle_floor',
-           'compatibility', 'rank_correlation']
+           'compatibility', 'rank_correlation', 'correlations']
 
 # %% ../nbs/lib/13c_probes.ipynb #6cb43963
 import functools, itertools
@@ -81,7 +81,7 @@ def neuron_heat(
 def table5(
     study: Study,
     resamples: int = 20,   # of the null
-) -> pd.DataFrame:   # group, span, language, system, model, neurons, ci_low, ci_high, unique, then of the model: dead (neurons, in all languages), entropy (mean of the selected), above_floor (share of the selected), null, split_half, paper
+) -> pd.DataFrame:   # group, span, language, system, model, neurons, ci_low, ci_high, unique, then of the model: dead (neurons, in all languages), entropy (mean of the selected), above_floor (share of the selected), null, null_p (share of deals with as many neurons), split_half, paper
     "Numbers of language-specific neurons, before and after fine-tuning, and after merging."
     paper, out = printed("table5").set_index(["kind", "span", "language", "model"]).neurons, []
     for group, span in itertools.product(unidirectional(study), SPANS):
@@ -91,12 +91,13 @@ def table5(
             chosen = neurons.select_neurons(counts.sum(1), tokens.sum(1), **_how(study))
             found, above = neurons.summary(chosen, languages), np.log(len(languages)) - chosen["entropy"] > neurons.noise_floor(counts.sum(1), tokens.sum(1))[1]
             low, high = neurons.number_interval(counts, tokens, **_how(study))
-            null, half = neurons.label_null(counts, tokens, resamples, study.p.seed, **_how(study))[:, 0].mean(), neurons.split_half(counts, tokens, **_how(study))
+            dealt, half = neurons.label_null(counts, tokens, resamples, study.p.seed, **_how(study))[:, 0], neurons.split_half(counts, tokens, **_how(study))
+            chance = (1 + (dealt >= found.neurons.mean()).sum()) / (1 + resamples)
             for i, d in enumerate(study.groups[group]):
                 if system in study.groups[group] and system != d: continue
                 model = "instruct" if system == study_base else "fine-tuned" if system == d else system.partition(".")[2]
                 out.append(dict(group=group, span=span, language=languages[i], system=system, model=model, neurons=int(found.neurons[i]), ci_low=low[i], ci_high=high[i], unique=int(found.unique[i]), dead=chosen["dead"],
-                                entropy=np.nanmean(chosen["entropy"][chosen["selected"]]), above_floor=above[chosen["selected"]].mean(), null=null, split_half=half, paper=paper.get((kind(study, group), span, languages[i], model), np.nan)))
+                                entropy=np.nanmean(chosen["entropy"][chosen["selected"]]), above_floor=above[chosen["selected"]].mean(), null=dealt.mean(), null_p=chance, split_half=half, paper=paper.get((kind(study, group), span, languages[i], model), np.nan)))
     return pd.DataFrame(out)
 
 # %% ../nbs/lib/13c_probes.ipynb #98d07251
@@ -166,7 +167,7 @@ def _compared(study, table):
 def table6(
     study: Study,
     tables: dict,     # group -> of cka_table
-) -> pd.DataFrame:    # group, span, band, comparison (base | experts), metric, score, paper
+) -> pd.DataFrame:    # group, span, band, comparison (base | experts), metric, score, se (of cka; not below that of a mean), paper
     "CKA by bands of depth."
     paper, out = printed("table6").set_index(["kind", "span", "band", "comparison"]).cka, []
     for group in unidirectional(study):
@@ -174,7 +175,7 @@ def table6(
         part = _compared(study, tables[group]).assign(band=lambda t: [band(k, blocks) for k in t.depth])
         for (span, b, comparison), rows in part[part.band != ""].groupby(["span", "band", "comparison"], sort=False):
             for metric in ("cka", "debiased", "without_top"):
-                out.append(dict(group=group, span=span, band=b, comparison=comparison, metric=metric, score=rows[metric].mean(), paper=paper.get((kind(study, group), span, b, comparison), np.nan) if metric == "cka" else np.nan))
+                out.append(dict(group=group, span=span, band=b, comparison=comparison, metric=metric, score=rows[metric].mean(), se=np.sqrt((rows.se ** 2).mean()) if metric == "cka" else np.nan, paper=paper.get((kind(study, group), span, b, comparison), np.nan) if metric == "cka" else np.nan))
     return pd.DataFrame(out)
 
 def table7(
@@ -264,13 +265,22 @@ def rank_correlation(
     probe: str,            # a column of it
     resamples: int = 1000,
     seed: int = 42,
-) -> dict:                 # rho, ci_low, ci_high, groups (of points that share a value of the probe)
-    "Spearman's correlation with retention; the interval resamples whole (group, direction) pairs, whose methods share one value of the probe."
-    parts = [p[[probe, "retention"]].to_numpy() for _, p in table.dropna(subset=[probe, "retention"]).groupby(["group", "direction"], sort=False)]
+) -> dict:                 # rho, ci_low, ci_high, directions
+    "Spearman's correlation with retention; the interval resamples whole directions: an expert stands in several groups, and its methods share one value of the probe."
+    parts = [p[[probe, "retention"]].to_numpy() for _, p in table.dropna(subset=[probe, "retention"]).groupby("direction", sort=False)]
     def rho(chosen):
         points = np.concatenate(chosen)
         return spearmanr(points).statistic if np.ptp(points[:, 0]) else np.nan
     rng = np.random.default_rng(seed)
     draws_ = np.array([rho([parts[i] for i in rng.integers(0, len(parts), len(parts))]) for _ in range(resamples)])
     low, high = np.nanquantile(draws_, [.025, .975])
-    return dict(rho=float(rho(parts)), ci_low=float(low), ci_high=float(high), groups=len(parts))
+    return dict(rho=float(rho(parts)), ci_low=float(low), ci_high=float(high), directions=len(parts))
+
+def correlations(
+    study: Study,
+    table: pd.DataFrame,   # of compatibility
+    probes=("cka", "debiased", "angle", "nua", "centred"),
+) -> pd.DataFrame:         # probe, groups (all | targets differ), rho, ci_low, ci_high, directions
+    "Rank correlations over all groups, and over those alone whose targets differ: where the target is one text for all, experts are compared on identical tokens."
+    shared = [g for g, members in study.groups.items() if len({d.split("-")[1] for d in members}) == 1]
+    return pd.DataFrame([dict(probe=p, groups=name) | rank_correlation(part, p, study.p.bootstrap, study.p.seed) for name, part in (("all", table), ("targets differ", table[~table.group.isin(shared)])) for p in probes])

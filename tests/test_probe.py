@@ -1,6 +1,7 @@
 "What `record` counts and averages, against decoders written out; the traps of hooks; spans under real tokenizers; `mmtmerge probe`."
 import copy, gc, importlib.util, random
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
@@ -12,7 +13,9 @@ from conftest import REPO, mmtmerge
 from mmtmerge import record as module
 from mmtmerge.core import UserError, cache_dir
 from mmtmerge.data import Corpus
+from mmtmerge.geometry import cka, principal_angles
 from mmtmerge.models import chat_template, find_base
+from mmtmerge.neurons import nua, select_neurons
 from mmtmerge.record import POSITIVE, SPANS, Example, examples, load_recording, record
 from mmtmerge.settings import base_spec, load
 
@@ -249,15 +252,41 @@ def test_spans_in_all_scripts(make, across, shared):
     assert bool(crossing) == across and (sharing or not shared)
 
 
+# A user's own arrays
+
+ONES, RATES = np.ones((8, 5)), np.full((3, 4), .5)
+
+
+@pytest.mark.parametrize("call, names", [
+    (lambda: principal_angles(np.random.default_rng(0).normal(size=(8, 5)), np.random.default_rng(1).normal(size=(8, 6)), 2), "subspaces of 5 and 6 dimensions"),
+    (lambda: principal_angles(np.where(np.eye(8, 5) > 0, np.nan, 1), ONES, 2), "5 values that are NaN"),
+    (lambda: cka(np.full((8, 5), np.inf), ONES), "40 values that are NaN or infinite"),
+    (lambda: cka(ONES[0], ONES), r"features of shape \(5,\): 2 axes"),
+    (lambda: cka(ONES, ONES[:7]), "features of 8 and 7 sentences"),
+    (lambda: nua(RATES[0], RATES[0]), r"rates \(blocks, neurons\) of shape \(4,\)"),
+    (lambda: nua(RATES, RATES[:2]), "must have the same blocks"),
+    (lambda: select_neurons(np.ones((3, 2, 4)), np.full(2, 9)), "counts of 3 languages and tokens of 2"),
+    (lambda: select_neurons(np.full((2, 2, 4), 10), np.full(2, 9)), "more tokens than were counted"),
+    (lambda: select_neurons(np.ones((2, 2, 4)), np.array([9, 0])), "languages without a token"),
+])
+def test_arrays_that_cannot_be(call, names):
+    with pytest.raises(UserError, match=names): call()
+
+
+def test_tensors_of_any_type():
+    h = torch.randn(9, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert cka(h, h) == pytest.approx(1) and principal_angles(h, h, 3).max() < 1e-4 and cka(h, h.float().numpy()) == pytest.approx(1)
+
+
 # The command line
 
 def test_probe(tmp_path):
-    said = mmtmerge(REPO, "probe", "--model", str(MINI), "--direction", "en-hi", "--out", str(tmp_path / "mine"), "--lines", "10", "--folds", "4", "--batch-size", "3")
+    said = mmtmerge(REPO, "probe", "--model", str(MINI), "--direction", "en-hi", "--out", str(tmp_path / "mine"), "--lines", "10", "--min-words", "2", "--max-words", "0", "--dtype", "bfloat16", "--folds", "4", "--batch-size", "3")
     assert said.returncode == 0 and said.stdout.strip() == str(tmp_path / "mine"), said.stderr
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["about.json", "counts.safetensors", "features-00000.safetensors"] and len(list(tmp_path.iterdir())) == 1
     r, config = load_recording(tmp_path / "mine"), tf.AutoConfig.from_pretrained(MINI)
     assert r.counts.shape == (2, 4, config.num_hidden_layers, config.intermediate_size) and r.features.shape == (2, config.num_hidden_layers + 2, 10, config.hidden_size)
-    assert r.about["direction"] == "en-hi" and len(r.about["ids"]) == 10 and (r.counts <= r.tokens[:, :, None, None]).all() and r.counts.any(axis=(1, 2, 3)).all()
+    assert r.about["direction"] == "en-hi" and r.about["dtype"] == "bfloat16" and r.about["words"] == [2, 0] and len(r.about["ids"]) == 10 and (r.counts <= r.tokens[:, :, None, None]).all() and r.counts.any(axis=(1, 2, 3)).all()
     said = mmtmerge(REPO, "probe", "--model", str(MINI), "--direction", "en-hi", "--out", str(tmp_path / "mine"))
     assert said.returncode == 2 and "exists already" in said.stderr
 
