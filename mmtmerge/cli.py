@@ -140,6 +140,9 @@ def probe(
     corpus: Annotated[str, typer.Option(help="embedded, or a folder of yours.")] = "embedded",
     split: Annotated[str, typer.Option(help="dev or devtest.")] = "devtest",
     lines: Annotated[int, typer.Option(min=1, help="How many sentence pairs.")] = 128,
+    min_words: Annotated[int, typer.Option(min=1, help="Least words of a sentence, on the side of the pivot.")] = 3,
+    max_words: Annotated[int, typer.Option(min=0, help="Most words; 0: any number.")] = 6,
+    dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16, float16.")] = "float32",
     folds: Annotated[int, typer.Option(min=1, help="Parts of the sentences that are counted apart.")] = 8,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences at a time; bounds the memory of the pass.")] = 32,
     chunk: Annotated[int, typer.Option(min=1, help="Sentences in a file of features; bounds the memory of what is kept.")] = 1024,
@@ -149,14 +152,16 @@ def probe(
     study = load()
     instruction = study.instruction(direction)
     from mmtmerge.corpora import open_corpus     # pandas and torch: not before they are needed
-    rows = open_corpus(corpus).test(split, direction, lines, study.p.min_words, study.p.max_words)
+    if dtype not in ("float32", "bfloat16", "float16"): raise UserError(f"--dtype {dtype!r}: known: float32, bfloat16, float16")
+    rows = open_corpus(corpus).test(split, direction, lines, min_words, max_words or None)
     from mmtmerge.core import atomic_dir
-    from mmtmerge.models import load_model
+    from mmtmerge.models import best_device, load_model
     from mmtmerge.record import examples, record, save_recording
-    loaded, tokenizer = load_model(model)
+    loaded, tokenizer = load_model(model, dtype)
+    loaded.to(best_device())
     sequences = examples(tokenizer, instruction, rows.source.tolist(), rows.target.tolist())
     with atomic_dir(out) as folder:
-        about = dict(model=model.name, direction=direction, corpus=corpus, split=split, ids=rows.id.tolist())
+        about = dict(model=model.name, direction=direction, corpus=corpus, split=split, dtype=dtype, words=[min_words, max_words], ids=rows.id.tolist())
         save_recording(record(loaded, tokenizer, sequences, folds, batch_size, chunk, folder, about=about, label=direction), folder)
     typer.echo(out)
 
@@ -252,7 +257,8 @@ def ready(
     how, here = launch(study.profile), len(present())
     most, local = max(gpus(study.profile, r.stage) for r in runs), where == "local"
     if local and most > here and not cpu:
-        raise UserError(f"profile {study.profile} asks for {most} {how.hardware}, this machine shows {here or 'no'} GPU{'s'[:here != 1]}: change hardware and devices in settings.ini, [launch {study.profile}], or say --cpu to go on without")
+        values = planning.fitting(study, runs, here)
+        raise UserError(f"profile {study.profile} asks for {most} {how.hardware}, this machine shows {here or 'no'} GPU{'s'[:here != 1]}: " + (f"in settings.ini, [launch {study.profile}], {values} would fit on {how.hardware}; or" if values else f"change hardware and devices in settings.ini, [launch {study.profile}], or") + " say --cpu to go on without")
     beside = max(1, (here if most and here else cores // study.p.threads) // how.devices) if local else cores     # fine-tunings at a time
     table = planning.planned(study, runs)
     planning.check_fits(study, table, planning.disks(study), beside, ram_gb() if local and not cpu else None)

@@ -297,15 +297,23 @@ def _hashes(profile, stage, notebook):
     if study.p.dtype != "float32" and launch(profile).master: settings = hashlib.sha256(f"{settings} master".encode()).hexdigest()     # all else of [launch] changes no result
     return dict(code=code_hash(notebook), data=data_hash(study, stage), settings=settings)
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "sacrebleu", "numpy", "pandas", "papermill", "mmtmerge")
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "sacrebleu", "numpy", "pandas", "papermill", "mmtmerge", "datasets", "ctranslate2", "liger_kernel", "triton")   # those that are installed
 
 def provenance(
     study,
     notebook: Path,
-) -> dict:   # code, data, settings: digests; versions
-    "What a result rests on."
-    versions = {p: importlib.metadata.version(p) for p in PACKAGES} | {"python": platform.python_version()}
-    return _hashes(study.profile, stage_of(notebook), notebook) | dict(versions=versions, cpus=os.cpu_count())
+) -> dict:   # code, data, settings: digests; versions, cpus, gpu: of the first, where there is one
+    "What a result rests on; called where it is made."
+    versions = {p: v for p in PACKAGES if (v := _installed(p))} | {"python": platform.python_version()}
+    return _hashes(study.profile, stage_of(notebook), notebook) | dict(versions=versions, cpus=os.cpu_count()) | ({"gpu": gpu} if (gpu := _gpu()) else {})
+
+def _installed(package):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError): return importlib.metadata.version(package)
+
+def _gpu():
+    "Name of the GPU that the notebook sees. To ask begins CUDA, after which a process must not be copied: a notebook at its end is not."
+    torch = sys.modules.get("torch")
+    with contextlib.suppress(RuntimeError): return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
 
 # %% ../nbs/lib/12_run.ipynb #fb9a23f7
 def _notebook():

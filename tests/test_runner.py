@@ -1,5 +1,6 @@
 "The runner under real papermill: what it refuses before anything runs, and what it never takes for done."
-import ast, json, os, signal, subprocess, sys, time
+import ast, importlib.metadata, json, os, signal, subprocess, sys, time
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,7 +70,17 @@ def test_text_stays_text_and_is_recorded(blank):
     made = json.loads(result(blank, "other", "other").read_text())
     assert made["used"] == made["asked"] == dict(profile="smoke", code="no", other="nan", seed=7, lam=1.)
     assert {"code", "data", "settings", "versions", "seed", "started", "seconds", "peak_memory_mb", "inputs"} <= set(made)
+    installed = {p: p in importlib.metadata.packages_distributions() for p in run.PACKAGES}
+    assert made["versions"].keys() == {p for p, there in installed.items() if there} | {"python"} and installed["datasets"]
     assert "reused" in mmtmerge(blank, "run", "other", "-p", "profile=smoke", "-p", "code=no", "-p", "other=nan", "-p", "seed=7", "-p", "lam=1").stdout
+
+
+def test_the_gpu_is_recorded_where_there_is_one(monkeypatch):
+    def cuda(there, name): return SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: there, get_device_name=name))
+    def broken(): raise RuntimeError("CUDA error: out of memory")
+    for torch, name in ((cuda(True, lambda: "NVIDIA H100"), "NVIDIA H100"), (cuda(True, broken), None), (cuda(False, broken), None), (None, None)):
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        assert run._gpu() == name
 
 
 def test_notebook_that_changes_a_parameter_has_no_result(blank):
