@@ -73,8 +73,10 @@ class Evidence:
     def _others(self, members, d, other): return [study_base] if other == "base" else [e for e in members if e != d]
     def _alike(self, *key):
         a, b, direction, span, depth = key
-        both, how = [self._at(s, direction, span, depth) for s in (a, b)], self.how["metric"]
-        return self._once(key, lambda: geometry.cka(*(geometry.without_top(both) if how == "without_top" else both), how != "cka"))
+        def make():
+            both, how = [self._at(s, direction, span, depth) for s in (a, b)], self.how["metric"]
+            return geometry.cka(*(geometry.without_top(both) if how == "without_top" else both), how != "cka")
+        return self._once(key, make)
     def cka(self, which, span, other, depths):
         "Mean CKA of every direction's own expert with the base, or with the other experts, at some depths (callable: blocks -> list)."
         members = self.study.groups[self.group(which)]
@@ -82,9 +84,11 @@ class Evidence:
     def angle(self, which, depths):
         "Mean of the median angles between a direction's own expert and the others, target span."
         members, r = self.study.groups[self.group(which)], int(self.study.p.angle_dims * self.how["part"])
-        def basis(system, d, k):
-            h = self._at(system, d, "target", k)
-            return self._once((system, d, k), lambda: geometry.basis(h, min(r, len(h) - 1)))
+        def basis(*key):
+            def make():
+                h = self._at(*key[:2], "target", key[2])
+                return geometry.basis(h, min(r, len(h) - 1))
+            return self._once(key, make)
         return float(np.mean([geometry.angle_summary(basis(d, d, k), basis(e, d, k))["median"] for d in members for e in self._others(members, d, "experts") for k in depths(self._blocks(d))]))
     def unrelated(self):
         "Median angle of random subspaces of that dimension, degrees."

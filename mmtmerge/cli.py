@@ -152,7 +152,8 @@ def probe(
     study = load()
     instruction = study.instruction(direction)
     from mmtmerge.corpora import open_corpus     # pandas and torch: not before they are needed
-    if dtype not in ("float32", "bfloat16", "float16"): raise UserError(f"--dtype {dtype!r}: known: float32, bfloat16, float16")
+    from mmtmerge.planning import BYTES
+    if dtype not in BYTES: raise UserError(f"--dtype {dtype!r}: {nearest(dtype, BYTES)}")
     rows = open_corpus(corpus).test(split, direction, lines, min_words, max_words or None)
     from mmtmerge.core import atomic_dir
     from mmtmerge.models import best_device, load_model

@@ -277,9 +277,9 @@ def data_hash(
     stage: str,
 ) -> str:   # hexadecimal
     "SHA-256 over the parts of the corpus and the other data files a stage reads: the miniature model for the base, published figures for reports."
-    from mmtmerge.corpora import open_corpus
+    from mmtmerge.corpora import SPLITS, open_corpus
     whole = stage == "report" or stage == "base" and base_spec(study.p.base).get("trim_vocabulary")     # a vocabulary is trimmed to all texts
-    splits = ("dev", "devtest") if whole else dict(merge=(study.p.selects,), deltas=(), translate=("devtest",), probe=("devtest",)).get(stage, ("dev",))
+    splits = SPLITS if whole else dict(merge=(study.p.selects,), deltas=(), translate=("devtest",), probe=("devtest",)).get(stage, ("dev",))
     folder = Path(__file__).parent / "data" / {"base": "miniature", "report": "paper"}.get(stage, "none")
     return hashlib.sha256((open_corpus(study.p.corpus).hash(splits) + sha256(*sorted(p for p in folder.rglob("*") if p.is_file()))).encode()).hexdigest()
 
