@@ -19,7 +19,7 @@ LIMIT_GB = 4.
 
 def synthesise(folder, pairs, shard=100_000):
     import pyarrow as pa, pyarrow.parquet as pq
-    from mmtmerge.data import Corpus
+    from mmtmerge.corpus.embedded import Corpus
     rows = Corpus.open("embedded").train("en-hi", min_words=4)
     folder.mkdir(parents=True)
     shards = -(-pairs // shard)
@@ -52,9 +52,9 @@ def main(
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         os.environ |= dict(HF_DATASETS_CACHE=str(work / "cache"), TOKENIZERS_PARALLELISM="false")
-        from mmtmerge import corpora
+        from mmtmerge.corpus import hub as corpora
         from mmtmerge.core import root
-        from mmtmerge.finetune import examples
+        from mmtmerge.training.finetune import examples
         from mmtmerge.settings import load
         from transformers import AutoTokenizer
         began = time.time(); synthesise(work / "samanantar" / "hi", pairs)

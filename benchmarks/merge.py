@@ -35,11 +35,11 @@ import numpy as np, psutil, torch, typer
 from safetensors.torch import save_file
 from tabulate import tabulate
 
-from mmtmerge.checkpoints import Checkpoint, plan_shards
+from mmtmerge.merge.checkpoints import Checkpoint, plan_shards
 from mmtmerge.core import UserError, nearest, write_json
-from mmtmerge.methods import spread
-from mmtmerge.sweep import Point, Sweep
-from mmtmerge.vectors import TaskVectors, need
+from mmtmerge.merge.elementwise import spread
+from mmtmerge.merge.grid_search import Point, Sweep
+from mmtmerge.merge.task_vectors import TaskVectors, need
 
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 SIZES = {"smallest": ("qwen2", 32, 64, 1, 2, 1, 2048), "tiny": ("qwen2", 96, 288, 4, 4, 2, 8192),
@@ -59,7 +59,7 @@ def command(tool, config=None, out=None):
     "How a merge is started; without a configuration, the same start with nothing to do."
     if tool == "mergekit": return [sys.executable, "-m", "mergekit.scripts.run_yaml", *([config, out] if config else ["--help"])]
     if config: return [sys.executable, "-m", "mmtmerge.cli", "merge", "--config", config, "--out", out]
-    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.checkpoints\nimport mmtmerge.recipes"]
+    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.merge.checkpoints\nimport mmtmerge.recipes"]
 
 # Inputs
 def architecture(size, layers=None):

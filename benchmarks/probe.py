@@ -27,10 +27,10 @@ from tabulate import tabulate
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from mmtmerge.core import root, write_json
-from mmtmerge.data import Corpus
-from mmtmerge.geometry import cka_pairs
+from mmtmerge.corpus.embedded import Corpus
+from mmtmerge.probe.geometry import cka_pairs
 from mmtmerge.models import load_model
-from mmtmerge.record import examples, record
+from mmtmerge.probe.record import examples, record
 from mmtmerge.settings import load
 from mmtmerge.translate import common_prefix
 

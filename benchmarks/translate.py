@@ -51,7 +51,7 @@ def plain(folder, instruction, sources, p):
 def one(engine, folder, lines, direction, batch):
     import torch
     torch.set_num_threads(1)
-    from mmtmerge.data import Corpus
+    from mmtmerge.corpus.embedded import Corpus
     from mmtmerge.engines import open_engine
     from mmtmerge.settings import load
     study = load("laptop")
@@ -77,7 +77,7 @@ def main(
 ):
     "Print sentences a second, ratios, peak memory and the limits they are judged against."
     if only: return one(only, model, lines, direction, batch)
-    from mmtmerge.checkpoints import Checkpoint
+    from mmtmerge.merge.checkpoints import Checkpoint
     with tempfile.TemporaryDirectory() as work:
         folder = model or Path(work) / "random"
         if not model: random_checkpoint(folder)

@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from mmtmerge import claims
-from mmtmerge.claims import MANY, ONE, Evidence, claims_table, ways
-from mmtmerge.record import SPANS, Recording
+from mmtmerge.report import claims
+from mmtmerge.report.claims import MANY, ONE, Evidence, claims_table, ways
+from mmtmerge.probe.record import SPANS, Recording
 from mmtmerge.settings import load
 
 BLOCKS, NEURONS, FOLDS, SENTENCES, HIDDEN = 9, 100, 4, 40, 24

@@ -8,9 +8,9 @@ import pytest
 from safetensors import safe_open
 
 from conftest import REPO, environment, mmtmerge
-from mmtmerge import corpora
+from mmtmerge.corpus import hub as corpora
 from mmtmerge.core import UserError
-from mmtmerge.data import Corpus
+from mmtmerge.corpus.embedded import Corpus
 
 CODES = dict(en="eng_Latn", hi="hin_Deva", ta="tam_Taml")
 
@@ -167,7 +167,7 @@ def test_overlap_is_found_and_dropped(tmp_path, copy, monkeypatch, column, side)
 
 def test_runs_are_alike_in_every_process():
     words = ["a", "run", "of", "शब्द"] * 4
-    said = subprocess.run([sys.executable, "-c", f"from mmtmerge.corpora import runs; print(sorted(runs({words})))"], env=environment(REPO, PYTHONHASHSEED="7"), capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", f"from mmtmerge.corpus.hub import runs; print(sorted(runs({words})))"], env=environment(REPO, PYTHONHASHSEED="7"), capture_output=True, text=True, check=True).stdout
     assert json.loads(said) == sorted(corpora.runs(words)) and len(corpora.runs(words)) == 4
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmtmerge.core import UserError, cache_dir, root
-from mmtmerge.data import Corpus
+from mmtmerge.corpus.embedded import Corpus
 from mmtmerge.engines import open_engine
 from mmtmerge.settings import load
 
@@ -52,7 +52,7 @@ def test_a_model_that_ctranslate2_cannot_load_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("engine, dtype", [("ctranslate2", "float32"), ("transformers", "bfloat16")])
 def test_a_table_does_not_mix_engines_or_dtypes(copy, monkeypatch, engine, dtype):
-    from mmtmerge import tables
+    from mmtmerge.report import tables
     project = copy("mixed")
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
     study = load("smoke")
@@ -125,8 +125,8 @@ def stand_in(at, monkeypatch, text):
 def test_a_sweep_through_vllm_is_one_through_transformers(tmp_path, monkeypatch):
     "The worker gets the weights of every point; an engine that cannot take them is refused."
     import torch
-    from mmtmerge.sweep import Sweep, points, race
-    from mmtmerge.vectors import state
+    from mmtmerge.merge.grid_search import Sweep, points, race
+    from mmtmerge.merge.task_vectors import state
     stand_in(tmp_path, monkeypatch, REAL)
     folder, study = root() / "mmtmerge/data/miniature", load("smoke")
     lines = Corpus.open("embedded").test("dev", "hi-en", 3, 3, 8)

@@ -8,16 +8,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
 from conftest import REPO
-from mmtmerge import checkpoints, planning
+from mmtmerge.merge import checkpoints
+from mmtmerge.study import cost as planning
 from mmtmerge.core import UserError
-from mmtmerge.deltas import place_of
-from mmtmerge.finetune import arguments
-from mmtmerge.launch import launch
-from mmtmerge.merge import Recipe, apply_
+from mmtmerge.merge.diagnostics import place_of
+from mmtmerge.training.finetune import arguments
+from mmtmerge.training.launch import launch
+from mmtmerge.merge.apply import Recipe, apply_
 from mmtmerge.models import chat_template
-from mmtmerge.record import Watch, gates
+from mmtmerge.probe.record import Watch, gates
 from mmtmerge.settings import base_spec, load
-from mmtmerge.vectors import METHODS, check_shapes, embedding_names, state
+from mmtmerge.merge.task_vectors import METHODS, check_shapes, embedding_names, state
 
 CONFIGS = {     # their config.json
     "paper": Qwen2Config(vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=32768),

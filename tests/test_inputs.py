@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from mmtmerge import models
 from mmtmerge.core import UserError, root
-from mmtmerge.data import Corpus
-from mmtmerge.merge import merge_state_dicts
+from mmtmerge.corpus.embedded import Corpus
+from mmtmerge.merge.apply import merge_state_dicts
 from mmtmerge.settings import load
-from mmtmerge.vectors import check_finite, check_shapes, state
+from mmtmerge.merge.task_vectors import check_finite, check_shapes, state
 
 MINI = root() / "mmtmerge/data/miniature"
 
@@ -95,7 +95,7 @@ def test_a_language_is_files_and_settings(tmp_path, monkeypatch):
 def test_stages_read_the_values_they_are_said_to():
     "A value that a notebook reads, itself or through what trains, is in the digest of its results."
     import re
-    from mmtmerge.run import notebooks, stage_of
+    from mmtmerge.study.run import notebooks, stage_of
     from mmtmerge.settings import READ_BY
     trained = "".join((root() / f"mmtmerge/{m}.py").read_text() for m in ("jobs", "finetune", "launch"))
     for name, path in notebooks().items():

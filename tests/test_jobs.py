@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from conftest import environment, mmtmerge
 from mmtmerge.core import UserError, write_json
-from mmtmerge.launch import Job, Launch, command, launch, spacing
+from mmtmerge.training.launch import Job, Launch, command, launch, spacing
 from mmtmerge.settings import load
 from test_corpora import copies, settings
 
@@ -47,7 +47,7 @@ def start(project, job, monkeypatch):
 
 
 def free_port():
-    from mmtmerge.jobs import free_port
+    from mmtmerge.training.job import free_port
     return free_port()
 
 
@@ -81,7 +81,7 @@ def done(process):
 @pytest.fixture(scope="module")
 def alone(project):
     "What one process makes, in this one."
-    from mmtmerge.jobs import work
+    from mmtmerge.training.job import work
     spread(project, "none", 1)
     made, monkeypatch = job(project, "alone"), pytest.MonkeyPatch()
     monkeypatch.setattr(os, "environ", os.environ)     # see conftest
@@ -190,8 +190,8 @@ def test_resumed_in_the_second_epoch(project, monkeypatch):
 
 
 def test_another_sharding_does_not_resume(project, killed, monkeypatch):
-    from mmtmerge.finetune import last_whole_checkpoint
-    from mmtmerge.jobs import work
+    from mmtmerge.training.finetune import last_whole_checkpoint
+    from mmtmerge.training.job import work
     with pytest.raises(UserError, match="saved without FSDP .* asks for sharding = fsdp on 2: set it back"): last_whole_checkpoint(Path(killed("ddp").folder) / "trainer", Launch("core", 2, sharding="fsdp"))
     made = killed("fsdp")
     spread(project, "none", 1)
@@ -202,7 +202,7 @@ def test_another_sharding_does_not_resume(project, killed, monkeypatch):
 @pytest.fixture
 def expert(project, monkeypatch):
     "The job of a project whose base is there, as `fine_tune` starts it."
-    from mmtmerge.launch import job_of
+    from mmtmerge.training.launch import job_of
     for name, value in environment(project).items(): monkeypatch.setenv(name, value)
     made = job_of(load("smoke"), "en-hi", 42)
     shutil.copytree(project / "mmtmerge/data/miniature", made.base, dirs_exist_ok=True)
@@ -213,7 +213,7 @@ def expert(project, monkeypatch):
 
 def test_what_was_launched_ends_with_its_run(project, expert):
     spread(project, "ddp", 2)
-    front = subprocess.Popen([sys.executable, "-c", "from mmtmerge.jobs import fine_tune; from mmtmerge.settings import load; fine_tune(load('smoke'), 'en-hi', 42)"], cwd=project)
+    front = subprocess.Popen([sys.executable, "-c", "from mmtmerge.training.job import fine_tune; from mmtmerge.settings import load; fine_tune(load('smoke'), 'en-hi', 42)"], cwd=project)
     assert until(lambda: len(processes(expert)) == 3 or front.poll() is not None) and front.poll() is None
     front.kill(); front.wait()
     assert until(lambda: not processes(expert), 60)
@@ -222,7 +222,7 @@ def test_what_was_launched_ends_with_its_run(project, expert):
 
 def test_two_nodes(project, alone, expert, tmp_path, monkeypatch):
     "With stand-ins for Slurm's programs: two nodes that are this machine."
-    from mmtmerge.jobs import fine_tune
+    from mmtmerge.training.job import fine_tune
     spread(project, "ddp", 1, nodes=2)
     for name, lines in dict(scontrol="echo localhost", srun=f'echo "$@" > {tmp_path}/said\nfor line; do :; done\nSLURM_NODEID=0 bash -c "$line" & SLURM_NODEID=1 bash -c "$line" && wait $!').items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n"); (tmp_path / name).chmod(0o755)

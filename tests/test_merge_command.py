@@ -8,8 +8,8 @@ from test_merge_oracles import MERGEKIT, close, of, short
 from test_merge_safety import d, go, pristine, same, snapshot, written     # the first and the third are fixtures
 
 from mmtmerge import cli
-from mmtmerge.merge import Recipe
-from mmtmerge.recipes import write_config
+from mmtmerge.merge.apply import Recipe
+from mmtmerge.merge.mergekit_yaml import write_config
 
 BOTH = ["--base", "base", "--expert", "a", "--expert", "b"]
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 import yaml
 
-from mmtmerge.checkpoints import Checkpoint
-from mmtmerge.merge import Recipe, directions, fingerprint, merge_state_dicts
-from mmtmerge.methods import magnitudes_at
-from mmtmerge.recipes import WHOLE, read_config, write_config
+from mmtmerge.merge.checkpoints import Checkpoint
+from mmtmerge.merge.apply import Recipe, directions, fingerprint, merge_state_dicts
+from mmtmerge.merge.elementwise import magnitudes_at
+from mmtmerge.merge.mergekit_yaml import WHOLE, read_config, write_config
 from mmtmerge.settings import load
-from mmtmerge.vectors import METHODS, Parameter, TaskVectors, keep_mask, random_bits, random_key
+from mmtmerge.merge.task_vectors import METHODS, Parameter, TaskVectors, keep_mask, random_bits, random_key
 
 EMBED = "model.embed_tokens.weight"
 SHAPES = {EMBED: (20, 8), "tall.weight": (25, 8), "wide.weight": (6, 30), "row": (1, 10), "column": (10, 1), "norm.weight": (10,), "bias": (7,), "one": (1,), "packed": (3, 4, 5)}

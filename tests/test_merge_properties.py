@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mmtmerge.checkpoints import Checkpoint, write_merge
-from mmtmerge.merge import Recipe, directions, merge_state_dicts
-from mmtmerge.vectors import METHODS, find_method, keep_mask, random_key
+from mmtmerge.merge.checkpoints import Checkpoint, write_merge
+from mmtmerge.merge.apply import Recipe, directions, merge_state_dicts
+from mmtmerge.merge.task_vectors import METHODS, find_method, keep_mask, random_key
 
 REGISTERED = [(name, preset or "paper") for name, meanings in METHODS.items() for preset in meanings]
 W, SOME, ALL = dict(a=.3, b=.7, c=.5), dict(density=.6), dict(weight=1.)

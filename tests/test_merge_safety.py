@@ -8,10 +8,10 @@ import torch
 from conftest import REPO, environment
 from safetensors.torch import load_file, save_file
 
-from mmtmerge import checkpoints
-from mmtmerge.checkpoints import merge_checkpoints
+from mmtmerge.merge import checkpoints
+from mmtmerge.merge.checkpoints import merge_checkpoints
 from mmtmerge.core import UserError, root
-from mmtmerge.merge import Recipe, apply_, directions, merge_state_dicts
+from mmtmerge.merge.apply import Recipe, apply_, directions, merge_state_dicts
 
 MINI = root() / "mmtmerge/data/miniature"
 NORM, UP, EMBED, HEAD = "model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
@@ -240,7 +240,7 @@ def test_unwritable(d, mount):
     assert not list((d / "disk").iterdir())
 
 
-SLOW = """import sys, time, pathlib, mmtmerge.checkpoints as c
+SLOW = """import sys, time, pathlib, mmtmerge.merge.checkpoints as c
 d, name, calls, f = pathlib.Path(sys.argv[1]), sys.argv[2], [], getattr(c, sys.argv[2])
 def stop(*args):
     calls.append(1)
@@ -269,7 +269,7 @@ SWEEP = """import json, pathlib, sys, time
 from types import SimpleNamespace
 import numpy as np
 from safetensors.torch import load_file
-from mmtmerge.sweep import Sweep, points, race
+from mmtmerge.merge.grid_search import Sweep, points, race
 d, name, stop, calls = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), []
 base, a, b = (load_file(d / who / "model.safetensors") for who in ("base", "a", "b"))
 own, log = {k: t.clone() for k, t in base.items()}, open(d / f"{name}.log", "a")

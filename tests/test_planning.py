@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO, mmtmerge
-from mmtmerge import planning, run, settings
+from mmtmerge.study import cost as planning, run
+from mmtmerge import settings
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def test_disk_is_planned_within_a_tenth(seen):
 
 
 def test_disk_of_a_probe_is_planned_within_a_tenth(tmp_path):
-    from mmtmerge.corpora import open_corpus
+    from mmtmerge.corpus.hub import open_corpus
     from mmtmerge.models import load_model
-    from mmtmerge.record import examples, record, save_recording
+    from mmtmerge.probe.record import examples, record, save_recording
     study = settings.load("smoke")
     p, (model, tokenizer) = study.p, load_model(REPO / "mmtmerge/data/miniature")
     for d in study.groups["indic-en"]:

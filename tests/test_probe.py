@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from conftest import REPO, mmtmerge
-from mmtmerge import record as module
+from mmtmerge.probe import record as module
 from mmtmerge.core import UserError, cache_dir
-from mmtmerge.data import Corpus
-from mmtmerge.geometry import cka, principal_angles
+from mmtmerge.corpus.embedded import Corpus
+from mmtmerge.probe.geometry import cka, principal_angles
 from mmtmerge.models import chat_template, find_base
-from mmtmerge.neurons import nua, select_neurons
-from mmtmerge.record import POSITIVE, SPANS, Example, examples, load_recording, record
+from mmtmerge.probe.neurons import nua, select_neurons
+from mmtmerge.probe.record import POSITIVE, SPANS, Example, examples, load_recording, record
 from mmtmerge.settings import base_spec, load
 
 MINI = REPO / "mmtmerge/data/miniature"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmtmerge import metrics, settings
-from mmtmerge.sweep import Sweep, points, race
+from mmtmerge.merge.grid_search import Sweep, points, race
 
 RECORDED = Path(__file__).parent / "data" / "grid-bi-hi.jsonl.xz"
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import BLANK, environment, mmtmerge, write_notebook
-from mmtmerge import run
+from mmtmerge.study import run
 from mmtmerge.core import root
 
 
