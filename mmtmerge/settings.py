@@ -444,3 +444,4 @@ def settings_digest(
 
 # %% ../nbs/lib/settings.ipynb #compat01
 _ini, study_base = sections, BASE
+Study.check_direction = Study.direction

@@ -74,6 +74,13 @@ class ActiveRun:
         self.note(made_by(self.whole_study, system))
         return checkpoint_of(self.whole_study, system)
 
+    def write_parquet(self, frame, name: str):
+        "Write a table into the run's folder, whole or not at all."
+        part = self.folder / f".{name}.partial"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(part)
+        part.rename(self.folder / name)
+
     def note(self, run: Run):
         "Note a run as an input of this one."
         self.read[run.result(self.study)] = run.id
