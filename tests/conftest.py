@@ -1,5 +1,10 @@
 "Copies of the repository to work in, and the study's own command line run in them."
-import json, os, re, shutil, subprocess, sys
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +14,13 @@ REPO = Path(__file__).resolve().parent.parent
 
 def tracked():
     "Files a fresh clone would have, and new ones not ignored."
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPO, check=True, capture_output=True, text=True)
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=REPO, check=True, capture_output=True, text=True)
     return [f for f in listed.stdout.split("\0") if f and (REPO / f).is_file()]
 
 
 def copy_repository(to: Path, leave_out=("outputs/",)):
+    "A copy of the repository's files."
     for name in tracked():
         if not name.startswith(tuple(leave_out)):
             (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -22,12 +29,15 @@ def copy_repository(to: Path, leave_out=("outputs/",)):
 
 
 def environment(project: Path, **more):
-    return os.environ | {"PYTHONPATH": str(project), "MMTMERGE_ROOT": str(project), "OMP_NUM_THREADS": "1"} | more
+    "The environment in which a project's own package is used."
+    own = {"PYTHONPATH": str(project), "MMTMERGE_ROOT": str(project), "OMP_NUM_THREADS": "1"}
+    return os.environ | own | more
 
 
 def mmtmerge(project: Path, *args, **kwargs):
     "Run the command line in a project; the result has returncode, stdout and stderr."
-    return subprocess.run([sys.executable, "-m", "mmtmerge.cli", *args], cwd=project, env=environment(project), capture_output=True, text=True, **kwargs)
+    words = [sys.executable, "-m", "mmtmerge.cli", *args]
+    return subprocess.run(words, cwd=project, env=environment(project), capture_output=True, text=True, **kwargs)
 
 
 @pytest.fixture(autouse=True)
@@ -42,42 +52,69 @@ def copy(tmp_path_factory):
     return lambda name: copy_repository(tmp_path_factory.mktemp(name) / "project")
 
 
-def write_notebook(path: Path, *cells, tag="parameters"):
+def code_cell(number, source, tag=""):
+    tags = dict(tags=[tag]) if tag else {}
+    return dict(cell_type="code", id=f"c{number}", metadata=tags, source=source, outputs=[], execution_count=None)
+
+
+def write_notebook(path: Path, *sources, tag="parameters"):
     "A notebook of code cells, the first of them tagged."
-    cells = [dict(cell_type="code", id=f"c{i}", metadata=dict(tags=[tag] if tag and not i else []), source=s, outputs=[], execution_count=None) for i, s in enumerate(cells)]
+    cells = [code_cell(number, source, "" if number else tag) for number, source in enumerate(sources)]
+    kernel = dict(name="python3", display_name="python3", language="python")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")), nbformat=4, nbformat_minor=5)))
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
     return path
 
 
-START = "from mmtmerge import run\nfrom mmtmerge.settings import load, split_system\nstudy = load(profile)"
-BLANK = {  # the stages without their models: same parameters, same files, no work
-    "runs/20_base": ("profile = 'laptop'", START, "folder = study.result('base', 'base').parent\n(folder / 'checkpoint').mkdir(exist_ok=True)",
-                     "run.finish('base', 'base', study, run.used(globals()), result={})"),
-    "runs/21_finetune": ("profile = 'laptop'\ndirection = 'hi-en'\nseed = 42", START, "(study.result('finetune', direction).parent / 'checkpoint').mkdir(exist_ok=True)",
-                         "run.finish('finetune', direction, study, run.used(globals()), result={}, inputs=[study.result('base', 'base')])"),
-    "runs/22_merge": ("profile = 'laptop'\ngroup = 'indic-en'\nsnapshot = ''\nembeddings = ''", START, "key = group + (f'@{snapshot}' if snapshot else '') + (f'+{embeddings}' if embeddings else '')",
-                      "for name in run.files_of(study, 'merge', dict(snapshot=snapshot)): (study.result('merge', key).parent / name).mkdir(exist_ok=True)",
-                      "run.finish('merge', key, study, run.used(globals()), result={}, inputs=[study.result('finetune', d) for d in study.groups[group]])"),
-    "runs/22a_deltas": ("profile = 'laptop'\ngroup = 'indic-en'", START, "for name in run.files_of(study, 'deltas', {}): (study.result('deltas', group).parent / name).write_text(group)",
-                       "run.finish('deltas', group, study, run.used(globals()), result={}, inputs=[study.result('finetune', d) for d in study.groups[group]])"),
-    "runs/23_translate": ("profile = 'laptop'\nsystem = 'base'\ndirection = 'indic-en'", START, "key = f'{system}__{direction}'\nmade = split_system(study, system)",
-                          "(study.result('translate', key).parent / 'sentences.parquet').write_text(key)",
-                          "run.finish('translate', key, study, run.used(globals()), result=dict(system=system), inputs=[study.result(made.stage, made.key)])"),
-    "runs/24_probe": ("profile = 'laptop'\nsystem = 'base'\ndirection = 'indic-en'", START, "made = split_system(study, system)",
-                      "run.finish('probe', f'{system}__{direction}', study, run.used(globals()), result={}, inputs=[study.result(made.stage, made.key)])"),
-    "report/30_translation": ("profile = 'laptop'\ntable = 'table1'", START, "study.tables.mkdir(parents=True, exist_ok=True)\nout = study.tables / f'{table}.csv'",
-                              "inputs = sorted(study.runs.glob('translate/*/result.json'))\nout.write_text('\\n'.join(p.parent.name for p in inputs))\nprint(out)",
-                              "run.finish('report', f'30_translation-{table}', study, run.used(globals()), result={}, inputs=inputs, files=[out])"),
-} | {f"report/{name}": ("profile = 'laptop'" + "\ngroup = 'indic-en'\nmethod = 'task_arithmetic'" * (name == "33_deployment"), START, f"run.finish('report', '{name}', study, run.used(globals()), result={{}})")
-     for name in ("31_retention", "32_grid", "33_deployment", "34_growth", "35_numbers", "36_deltas", "37_confounds", "38_neurons", "39_usage", "40_geometry", "41_compatibility", "42_claims")}
+# A stage without its models: the parameters of the real notebook, the files that it declares, no work.
+BEGIN = "from mmtmerge.study.runner import begin\nrun = begin(globals())"
+FILES = """
+for other in run.run.inputs(run.whole_study):
+    run.note(other)
+for name in run.stage.files(run.whole_study, run.used):
+    (run.folder / name).mkdir(parents=True, exist_ok=True)
+made = []
+if run.run.folder == "report":
+    made = [run.study.tables / f"{run.key}.csv"]
+    made[0].parent.mkdir(parents=True, exist_ok=True)
+    made[0].write_text("\\n".join(f"{stage}/{key}" for stage, key in sorted(run.read.values())))
+    print(made[0])
+"""
+FINISH = "run.finish({}, files=made)"
+
+
+def parameters_cell(notebook: Path) -> str:
+    "Source of the cell tagged `parameters`."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+
+
+def blank_cells(name: str) -> list:
+    "The cells of a stage's blank notebook, by its path below nbs."
+    return [parameters_cell(REPO / "nbs" / f"{name}.ipynb"), BEGIN, FILES, FINISH]
+
+
+def blank_notebooks(project: Path):
+    "Replace the notebooks of all stages by blank ones."
+    from mmtmerge.study.stage import stages
+    for stage in stages().values():
+        write_notebook(project / "nbs" / f"{stage.notebook}.ipynb", *blank_cells(stage.notebook))
+
+
+def set_values(project: Path, *pairs):
+    "Replace lines of settings.ini."
+    path = project / "settings.ini"
+    text = path.read_text(encoding="utf-8")
+    for old, new in pairs:
+        text, count = re.subn(f"(?m)^{old}$", new, text)
+        assert count, old
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
 def blank(tmp_path):
     "The project with one language and blank notebooks: the whole runner and workflow, without models."
-    project = copy_repository(tmp_path / "project", leave_out=("outputs/", "nbs/", "tests/"))
-    settings = re.sub(r"(?m)^languages = .*$", "languages = hi", (project / "settings.ini").read_text())
-    (project / "settings.ini").write_text(re.sub(r"(?m)^methods = .*$", "methods = task_arithmetic ties", settings))
-    for name, cells in BLANK.items(): write_notebook(project / "nbs" / f"{name}.ipynb", *cells)
+    project = copy_repository(tmp_path / "project", leave_out=("outputs/", "nbs/lib/", "tests/"))
+    set_values(project, ("languages = .*", "languages = hi"), ("methods = .*", "methods = task_arithmetic ties"))
+    blank_notebooks(project)
     return project

@@ -9,15 +9,17 @@ Not compared: what goes to stderr (progress bars, warnings), and cells tagged `m
 Not executed: cells with one of the flags `notest`, `slow`, `gpu`, `network`, or `#| eval: false`."""
 import difflib
 import hashlib
+import importlib
 import json
 import os
 import re
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_EXECUTED = re.compile(r"^#\|\s*(notest|slow|gpu|network|eval:\s*false)\b", re.MULTILINE)
+COSTLY = ("torch", "transformers", "pandas", "datasets", "sacrebleu", "numba", "matplotlib.pyplot")   # imported once, for all
 ADDRESS = re.compile(r"\x1b\[[0-9;]*m|0x[0-9a-f]{6,}")
 
 
@@ -119,9 +121,13 @@ def main(action="", *names):
     if action not in ("check", "save"):
         sys.exit(__doc__)
     paths = [Path(n).resolve() for n in names] or library()
+    for module in COSTLY if len(paths) > 1 else ():
+        importlib.import_module(module)
+    work = differences if action == "check" else save
+    workers = get_context("fork").Pool(min(2, len(paths)), maxtasksperchild=1)     # a process of its own for each
     try:
-        with ProcessPoolExecutor(min(2, len(paths)), max_tasks_per_child=1) as pool:
-            found = list(pool.map(differences if action == "check" else save, paths))
+        with workers as pool:
+            found = pool.map(work, paths, chunksize=1)
     except RuntimeError as e:
         sys.exit(f"error: {e}")
     problems = [text for texts in found if texts for text in texts]

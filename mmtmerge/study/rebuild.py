@@ -167,7 +167,7 @@ def make(
     if process.returncode or pending:
         text = log.read_text(encoding="utf-8")
         told = [line for line in text.splitlines() if line.startswith(("error: ", "  the executed notebook"))]
-        errors = "\n".join(told) or text[-2000:]
+        errors = "\n".join(line.removeprefix("error: ") for line in told) or text[-2000:]
         raise RunFailed(f"{errors}\n{len(pending)} of {len(todo)} runs are not made (log: {log}); "
                         "what is finished is kept, the same command continues")
 
