@@ -152,7 +152,7 @@ def probe(
     if out.exists(): raise UserError(f"{out} exists already: name another folder, or remove it")
     study = load()
     instruction = study.instruction(direction)
-    from mmtmerge.corpus.hub import open_corpus     # pandas and torch: not before they are needed
+    from mmtmerge.corpus.open import open_corpus     # pandas and torch: not before they are needed
     from mmtmerge.study.cost import BYTES
     if dtype not in BYTES: raise UserError(f"--dtype {dtype!r}: {nearest(dtype, BYTES)}")
     rows = open_corpus(corpus).test(split, direction, lines, min_words, max_words or None)
@@ -387,8 +387,9 @@ def overlap(
 ):
     "Count training pairs that hold thirteen words of a test sentence in a row, or all of one that has six to twelve."
     study = load(profile)
-    from mmtmerge.corpus import hub as corpora     # pandas: not before it is needed
-    typer.echo(corpora.overlap(corpora.open_corpus(study.p.corpus), [f"{study.pivot}-{l}" for l in study.languages], pairs).to_markdown(index=False, floatfmt=".4f"))
+    from mmtmerge.corpus import contamination     # pandas: not before it is needed
+    from mmtmerge.corpus.open import open_corpus
+    typer.echo(contamination.overlap(open_corpus(study.p.corpus), [f"{study.pivot}-{l}" for l in study.languages], pairs).to_markdown(index=False, floatfmt=".4f"))
 
 @app.command(epilog="Example: mmtmerge collect --profile paper /shared/node1/mmtmerge /shared/node2/mmtmerge")
 def collect(

@@ -276,7 +276,8 @@ def data_hash(
     stage: str,
 ) -> str:   # hexadecimal
     "SHA-256 over the parts of the corpus and the other data files a stage reads: the miniature model for the base, published figures for reports."
-    from mmtmerge.corpus.hub import SPLITS, open_corpus
+    from mmtmerge.corpus.embedded import SPLITS
+    from mmtmerge.corpus.open import open_corpus
     whole = stage == "report" or stage == "base" and base_spec(study.p.base).get("trim_vocabulary")     # a vocabulary is trimmed to all texts
     splits = SPLITS if whole else dict(merge=(study.p.selects,), deltas=(), translate=("devtest",), probe=("devtest",)).get(stage, ("dev",))
     folder = Path(__file__).parent / "data" / {"base": "miniature", "report": "paper"}.get(stage, "none")
