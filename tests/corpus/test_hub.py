@@ -11,7 +11,7 @@ from conftest import mmtmerge
 from hub_copies import use_copies, write_copies
 from mmtmerge.core import UserError
 from mmtmerge.corpus.embedded import Corpus
-from mmtmerge.corpus.hub import load_split
+from mmtmerge.corpus.load import load_split
 from mmtmerge.corpus.open import open_corpus
 
 
@@ -148,7 +148,8 @@ def test_smoke_runs_on_it(tmp_path, copy):
     ini = ini.replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n")
     ini = ini.replace("max_words = 8", "max_words = 0").replace("dtype = float32", "dtype = bfloat16")
     (project / "settings.ini").write_text(ini)
-    for stage, *values in (["base"], ["finetune", "direction=en-hi"], ["translate", "system=en-hi", "direction=en-indic"]):
+    stages = (["base"], ["finetune", "direction=en-hi"], ["translate", "system=en-hi", "direction=en-indic"])
+    for stage, *values in stages:
         words = ["run", stage]
         for value in ("profile=smoke", *values):
             words += ["-p", value]

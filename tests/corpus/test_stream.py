@@ -52,7 +52,7 @@ def test_what_was_read_is_not_read_again_unless_the_files_changed(tmp_path, pape
 
 @pytest.mark.parametrize("n", [1000, 230])
 def test_an_interrupted_stream_continues(tmp_path, paper, monkeypatch, n):
-    "After the last whole block, with the same rows in the same order; from files of different lengths, however many rows there are."
+    "After the last whole block, with the same rows in the same order; from files of different lengths."
     file = second_file(tmp_path)
     pd.read_parquet(file)[:37].to_parquet(file, index=False)
     monkeypatch.setattr(stream, "BLOCK", 20)
