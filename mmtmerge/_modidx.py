@@ -112,6 +112,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mmtmerge/corpus/hub.py'),
                                      'mmtmerge.corpus.hub.fill': ('lib/corpus/hub.html#fill', 'mmtmerge/corpus/hub.py'),
                                      'mmtmerge.corpus.hub.language_names': ('lib/corpus/hub.html#language_names', 'mmtmerge/corpus/hub.py'),
+                                     'mmtmerge.corpus.hub.rename_columns': ('lib/corpus/hub.html#rename_columns', 'mmtmerge/corpus/hub.py'),
                                      'mmtmerge.corpus.hub.section': ('lib/corpus/hub.html#section', 'mmtmerge/corpus/hub.py'),
                                      'mmtmerge.corpus.hub.sections': ('lib/corpus/hub.html#sections', 'mmtmerge/corpus/hub.py')},
             'mmtmerge.corpus.load': { 'mmtmerge.corpus.load._hash_file': ('lib/corpus/load.html#_hash_file', 'mmtmerge/corpus/load.py'),

@@ -39,7 +39,8 @@ def root() -> Path:  # the folder with settings.ini
     for folder in (here, *here.parents, above_package):
         if (folder / "settings.ini").exists() and (folder / "nbs").is_dir():
             return folder
-    raise UserError(f"no settings.ini in {here} or above it: start inside the project's folder or set MMTMERGE_ROOT")
+    advice = "start inside the project's folder or set MMTMERGE_ROOT"
+    raise UserError(f"no settings.ini in {here} or above it: {advice}")
 
 # %% ../nbs/lib/core.ipynb #e528f027
 def cache_dir() -> Path:   # MMTMERGE_CACHE, else mmtmerge in the user's cache folder
@@ -113,7 +114,7 @@ def locked(
     path: Path,           # lock file; made if it is missing, and left where it is
     wait: float = 30,     # seconds; math.inf: for ever
     busy: str = "",       # what to say when it stays locked
-):                        # yields the descriptor that holds the lock; a child that inherits it holds it, too
+):                        # yields the descriptor that holds the lock
     "Hold the lock on a file. Raises UserError if another process keeps it for longer than `wait`."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

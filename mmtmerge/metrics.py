@@ -38,7 +38,7 @@ def sentence_stats(
     hyps: list,    # hypotheses
     refs: list,    # references, one a hypothesis
 ) -> np.ndarray:   # (sentences, statistics), int64
-    "Counts of each sentence; their sum determines the corpus score. Raises UserError if the lists differ in length."
+    "Counts of each sentence, which sum up to the corpus score. Raises UserError if lengths differ."
     if len(hyps) != len(refs):
         raise UserError(f"{len(hyps)} hypotheses for {len(refs)} references: every sentence needs one of each")
     counts = _metric(metric)._extract_corpus_statistics(list(hyps), [list(refs)])

@@ -72,7 +72,7 @@ def package_file(
     spec: dict,   # of `base_spec`: package, sha256, and maybe file
     work: Path,   # where a file in parts is put together
 ) -> Path:        # the checked file, or None without the package
-    "The weights that a package carries. Raises UserError if they are not those that settings.ini pins."
+    "The weights that a package carries. Raises UserError if their hash is not the pinned one."
     found = importlib.util.find_spec(spec["package"])
     if not found:
         return None
@@ -93,12 +93,13 @@ def _from_package(spec, work):
     gguf = package_file(spec, work)
     if gguf is None:
         return None
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    how = dict(gguf_file=gguf.name)
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **how)
     read.config.__dict__.pop("quantization_config", None)
     model = type(read)(read.config)
     model.load_state_dict(read.state_dict())
     model.tie_weights()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **how)
     return model, tokenizer, f"package {spec['package']} (GGUF)"
 
 # %% ../nbs/lib/models.ipynb #b79a6312
@@ -134,7 +135,7 @@ def _convert(
     spec: dict,      # of `base_spec`
     folder: Path,    # of the checkpoint; appears whole or not at all
 ):
-    "Write the base from a package or the hub as a checkpoint. Raises UserError if neither gives it."
+    "Write the base of a package or the hub as a checkpoint. Raises UserError if neither gives it."
     with atomic_dir(folder) as d:
         work = d / "work"
         work.mkdir()
@@ -158,7 +159,7 @@ def find_base(
     name: str,        # a base of settings.ini
     cache: Path,      # folder for the converted checkpoint
 ) -> tuple:           # (folder of a safetensors checkpoint, where it came from)
-    "The base from the first source that answers; converted once and cached. Raises UserError if none does."
+    "The base from the first source that answers. Raises UserError if none does."
     spec = base_spec(name)
     if path := spec.get("path"):
         return root() / path, f"path {path}"

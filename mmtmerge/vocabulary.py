@@ -69,7 +69,7 @@ def trim_tokenizer(
     spec: dict,          # contents of tokenizer.json (a BPE model)
     used: set,           # ids of the tokens to keep
 ) -> tuple:              # (smaller tokenizer.json, ids kept, in order: new id -> old id)
-    "Keep the used tokens, the bytes, the special tokens that any text may need, and what merges need on the way."
+    "A tokenizer of only the tokens of `kept_tokens`, under new ids in the old order."
     vocabulary, keep = spec["model"]["vocab"], kept_tokens(spec, used)
     text = {i: t for t, i in vocabulary.items()}
     ids = sorted(vocabulary[t] for t in keep)

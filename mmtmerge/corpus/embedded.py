@@ -83,7 +83,7 @@ def read_table(
     path: Path,      # .tsv or .jsonl, each also as .xz
     columns: list,   # the columns wanted
 ) -> pd.DataFrame:   # these columns, all text
-    "Columns of a table. Raises UserError if one is missing, a line is malformed or a cell is empty."
+    "Columns of a table. Raises UserError if a column, a line or a cell is not as it must be."
     parse = _jsonl if ".jsonl" in path.name else _tsv
     rows = []
     for i, row in parse(path, columns):
@@ -108,7 +108,7 @@ def within(
 class Corpus:
     "A folder of training pairs and test sentences."
     folder: Path         # where its files lie
-    wide: bool = False   # whether train-wide.* is used besides train.*
+    wide: bool = False   # whether train-wide.* is used, too
 
     @classmethod
     def open(cls, name="embedded", wide=False):
@@ -218,7 +218,7 @@ def test(
     min_words: int = 1,      # length limits, on the pivot side
     max_words: int = None,
 ) -> pd.DataFrame:           # columns id, source, target
-    "The first `n` lines of a split, the same ones for every direction. Raises UserError if there are fewer."
+    "The first `n` lines of a split, the same for every direction. Raises UserError if there are fewer."
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
     source, target, language = self.sides(direction)

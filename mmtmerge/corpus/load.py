@@ -43,7 +43,7 @@ def files_of_split(
         if files:
             return files
     expected = f"neither {config}/{split}-*.parquet nor {split}/{config}.jsonl"
-    other = "another layout is told by the README.md of the hub's repository: copy it too"
+    other = "another layout is described in the README.md of the hub's repository: copy it too"
     raise FileNotFoundError(f"{expected}; {other}")
 
 # %% ../../nbs/lib/corpus/load.ipynb #1f2979d0

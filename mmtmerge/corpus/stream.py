@@ -42,7 +42,7 @@ class _File:
         return list(itertools.islice(self.iterator, n))
 
     def state(self):
-        "Where reading stands."
+        "Where the last row that was read is."
         return self.rows.state_dict()
 
     def skip_to(self, state):
@@ -82,7 +82,7 @@ def first_rows(
     n: int,         # fewer are given where there are fewer
     folder: Path,   # of the blocks; its name must say which data these are, and n
 ):                  # datasets.Dataset, on disk
-    "The first n rows of a stream, from all its files in turn. What was interrupted goes on after the last whole block."
+    "The first n rows of a stream, from all its files in turn; read once, and continued if interrupted."
     from datasets import Dataset, concatenate_datasets
     folder.mkdir(parents=True, exist_ok=True)
     with locked(f"{folder}.lock", wait=math.inf):
