@@ -187,7 +187,7 @@ def probe(
     from mmtmerge.study.cost import BYTES
     if dtype not in BYTES:
         raise UserError(f"--dtype {dtype!r}: {nearest(dtype, BYTES)}")
-    from mmtmerge.corpus.hub import open_corpus     # pandas and torch: not before they are needed
+    from mmtmerge.corpus.open import open_corpus     # pandas and torch: not before they are needed
     rows = open_corpus(corpus).test(split, direction, lines, min_words, max_words or None)
     from mmtmerge.core import atomic_dir
     from mmtmerge.models import best_device, load_model
@@ -347,9 +347,10 @@ def overlap(
 ):
     "Count training pairs that hold thirteen words of a test sentence in a row, or all of one that has six to twelve."
     study = load(profile)
-    from mmtmerge.corpus import hub     # pandas: not before it is needed
+    from mmtmerge.corpus.contamination import overlap as count_overlap     # pandas: not before it is needed
+    from mmtmerge.corpus.open import open_corpus
     away = [d for d in study.directions if d.source == study.pivot]
-    table = hub.overlap(hub.open_corpus(study.p.corpus), away, pairs)
+    table = count_overlap(open_corpus(study.p.corpus), away, pairs)
     typer.echo(table.to_markdown(index=False, floatfmt=".4f"))
 
 @app.command(epilog="Example: mmtmerge collect --profile paper /shared/node1/mmtmerge /shared/node2/mmtmerge")

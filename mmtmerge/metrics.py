@@ -19,14 +19,17 @@ from .core import UserError, nearest
 METRICS = {"BLEU": BLEU, "chrF2": CHRF, "chrF++": functools.partial(CHRF, word_order=2)}
 
 def _metric(name):
-    if name not in METRICS: raise UserError(f"unknown metric {name!r}: {nearest(name, METRICS)}")
+    "A new metric of sacreBLEU. Raises UserError if there is none of this name."
+    if name not in METRICS:
+        raise UserError(f"unknown metric {name!r}: {nearest(name, METRICS)}")
     return METRICS[name]()
 
 # %% ../nbs/lib/metrics.ipynb #bc94a61c
 def signatures() -> dict:  # metric -> sacreBLEU signature
     "How each score is made, in sacreBLEU's words."
-    metrics = {name: make() for name, make in METRICS.items()}
-    for metric in metrics.values(): metric.corpus_score(["a"], [["a"]])  # the signature wants to know the number of references
+    metrics = {name: _metric(name) for name in METRICS}
+    for metric in metrics.values():
+        metric.corpus_score(["a"], [["a"]])
     return {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
 # %% ../nbs/lib/metrics.ipynb #15586b1f
@@ -34,19 +37,22 @@ def sentence_stats(
     metric: str,   # a name of METRICS
     hyps: list,    # hypotheses
     refs: list,    # references, one a hypothesis
-) -> np.ndarray:   # (sentences, statistics), integers
-    "Counts of each sentence; their sum determines the corpus score."
-    if len(hyps) != len(refs): raise UserError(f"{len(hyps)} hypotheses for {len(refs)} references: every sentence needs one of each")
-    return np.array(_metric(metric)._extract_corpus_statistics(list(hyps), [list(refs)]), dtype=np.int64)
+) -> np.ndarray:   # (sentences, statistics), int64
+    "Counts of each sentence, which sum up to the corpus score. Raises UserError if lengths differ."
+    if len(hyps) != len(refs):
+        raise UserError(f"{len(hyps)} hypotheses for {len(refs)} references: every sentence needs one of each")
+    counts = _metric(metric)._extract_corpus_statistics(list(hyps), [list(refs)])
+    return np.array(counts, dtype=np.int64)
 
 # %% ../nbs/lib/metrics.ipynb #e3b11328
 def _score(metric, total):
     "Score of one row of summed statistics."
-    return float(metric._compute_score_from_stats([int(x) for x in total]).score)
+    counts = [int(x) for x in total]
+    return float(metric._compute_score_from_stats(counts).score)
 
 def corpus_score(
     metric: str,        # a name of METRICS
-    stats: np.ndarray,  # of `sentence_stats`
+    stats: np.ndarray,  # (sentences, statistics), of `sentence_stats`
 ) -> float:             # 0 to 100
     "Score of the corpus, equal to sacreBLEU's."
     return _score(_metric(metric), np.sum(stats, axis=0))
@@ -58,16 +64,17 @@ def bootstrap_weights(
     seed: int,
 ) -> np.ndarray:     # (B, n) how often each resample holds each sentence
     "Resamples with replacement, as counts."
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(n, np.full(n, 1 / n), size=resamples)
 
 # %% ../nbs/lib/metrics.ipynb #928ac997
 def bootstrap(
     metric: str,
     stats: np.ndarray,    # (n, statistics)
     weights: np.ndarray,  # (B, n)
-) -> np.ndarray:          # (B,) scores
+) -> np.ndarray:          # (B,) scores, float64
     "Score of every resample."
-    totals = weights.astype(np.float64) @ stats  # counts below 2**53 are exact, and floats have the fast product
+    totals = weights.astype(np.float64) @ stats
     maker = _metric(metric)
     return np.array([_score(maker, total) for total in totals])
 
@@ -83,20 +90,25 @@ def interval(
 # %% ../nbs/lib/metrics.ipynb #ec4ea6eb
 def summary(
     metric: str,
-    stats: np.ndarray,
-    weights: np.ndarray,
-) -> dict:   # score, ci_low, ci_high
+    stats: np.ndarray,    # (n, statistics)
+    weights: np.ndarray,  # (B, n)
+) -> dict:                # score, ci_low, ci_high
     "A score with its interval."
     low, high = interval(bootstrap(metric, stats, weights))
     return {"score": corpus_score(metric, stats), "ci_low": low, "ci_high": high}
 
+# %% ../nbs/lib/metrics.ipynb #e0579a98
 def score(
-    hyps: list,
-    refs: list,
-    weights: np.ndarray,  # of `bootstrap_weights`
+    hyps: list,           # hypotheses
+    refs: list,           # references, one a hypothesis
+    weights: np.ndarray,  # (B, n), of `bootstrap_weights`
 ) -> dict:                # metric -> score, ci_low, ci_high, signature
     "All metrics of a system."
-    return {metric: dict(summary(metric, sentence_stats(metric, hyps, refs), weights), signature=signature) for metric, signature in signatures().items()}
+    scores = {}
+    for metric, signature in signatures().items():
+        stats = sentence_stats(metric, hyps, refs)
+        scores[metric] = dict(summary(metric, stats, weights), signature=signature)
+    return scores
 
 # %% ../nbs/lib/metrics.ipynb #af304ed9
 def in_script(
@@ -105,15 +117,20 @@ def in_script(
 ) -> float:       # share of the letters; NaN where there are none
     "Share of a text's letters that belong to a script."
     letters = [unicodedata.name(c, "") for c in text if c.isalpha()]
-    return sum(name.startswith(script.upper() + " ") for name in letters) / len(letters) if letters else float("nan")
+    if not letters:
+        return float("nan")
+    belonging = [name.startswith(script.upper() + " ") for name in letters]
+    return sum(belonging) / len(letters)
 
 # %% ../nbs/lib/metrics.ipynb #fc9bfc8c
 def compression(
     text: str,
-) -> float:   # length over compressed length; ordinary sentences stay below 1.5
+) -> float:   # length over compressed length; ordinary sentences stay below 1.7
     "How repetitive a text is, in any script."
-    place = {c: i % 256 for i, c in enumerate(dict.fromkeys(text))}
-    return len(text) / len(zlib.compress(bytes(place[c] for c in text), 9))
+    alphabet = dict.fromkeys(text)
+    place = {character: i % 256 for i, character in enumerate(alphabet)}
+    letters = bytes(place[character] for character in text)
+    return len(text) / len(zlib.compress(letters, 9))
 
 # %% ../nbs/lib/metrics.ipynb #f1f38526
 def diagnose(
@@ -124,14 +141,18 @@ def diagnose(
     limits: list,     # most tokens allowed, a sentence
 ) -> pd.DataFrame:    # a row a sentence
     "What is wrong with each sentence, without looking at the reference."
-    bare = [h.strip() for h in hyps]
+    bare = [hyp.strip() for hyp in hyps]
+    copies = []
+    for hyp, source in zip(bare, sources):
+        copies.append(bool(hyp) and hyp.casefold() == source.strip().casefold())
     return pd.DataFrame({
-        "off_target": [in_script(h, script) < .5 for h in bare],
-        "empty": [not h for h in bare],
-        "copy": [bool(h) and h.casefold() == s.strip().casefold() for h, s in zip(bare, sources)],
-        "repetition": [compression(h) for h in bare],
+        "off_target": [in_script(hyp, script) < .5 for hyp in bare],
+        "empty": [not hyp for hyp in bare],
+        "copy": copies,
+        "repetition": [compression(hyp) for hyp in bare],
         "new_tokens": np.asarray(new_tokens),
-        "token_limit": np.asarray(new_tokens) >= np.asarray(limits)})
+        "token_limit": np.asarray(new_tokens) >= np.asarray(limits),
+    })
 
 # %% ../nbs/lib/metrics.ipynb #fad21561
 def diagnosis(
@@ -143,6 +164,8 @@ def diagnosis(
     loop: float = 2.4,    # compression from which a sentence counts as repetition
 ) -> dict:                # shares of the sentences; length_ratio in characters; a flag
     "How a system fails, in one line."
-    shares = {c: float(rows[c].mean()) for c in ("off_target", "empty", "copy", "token_limit")}
-    return {**shares, "repetition": float((rows.repetition > loop).mean()),
-            "length_ratio": sum(map(len, hyps)) / sum(map(len, refs)), "chrf_below_bleu": bool(chrf < bleu)}
+    kinds = ("off_target", "empty", "copy", "token_limit")
+    shares = {kind: float(rows[kind].mean()) for kind in kinds}
+    shares["repetition"] = float((rows.repetition > loop).mean())
+    length_ratio = sum(map(len, hyps)) / sum(map(len, refs))
+    return shares | {"length_ratio": length_ratio, "chrf_below_bleu": bool(chrf < bleu)}

@@ -1,4 +1,4 @@
-"Bad checkpoints are refused by name before anything is computed; a language is added by files and settings alone."
+"Bad checkpoints are refused by name before anything is computed."
 import shutil
 
 import pytest
@@ -7,7 +7,6 @@ from safetensors.torch import load_file
 
 from mmtmerge import models
 from mmtmerge.core import UserError, root
-from mmtmerge.corpus.embedded import Corpus
 from mmtmerge.merge.apply import merge_state_dicts
 from mmtmerge.settings import load
 from mmtmerge.merge.task_vectors import check_finite, check_shapes, state
@@ -76,20 +75,6 @@ def test_base_that_is_another_model(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="MMTMERGE_BASE=.*/miniature: its hidden_size is 96, that of gemma-3-270m is 640: it is another model"): models.find_base("gemma-3-270m", tmp_path)
     monkeypatch.setenv("MMTMERGE_BASE", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="/nowhere holds no config.json"): models.find_base("gemma-3-270m", tmp_path)
-
-
-def test_a_language_is_files_and_settings(tmp_path, monkeypatch):
-    text = (root() / "settings.ini").read_text().replace("languages = hi bn ta te", "languages = hi bn ta te kn", 1)
-    text = text.replace("[language te]", "[language kn]\nname = Kannada\nscript = Kannada\n[language te]", 1)
-    (tmp_path / "settings.ini").write_text(text); (tmp_path / "nbs").mkdir()
-    folder = tmp_path / "corpus"; folder.mkdir()
-    (folder / "train.en-kn.tsv").write_text("en\tkn\tsource\nOpen the file\tಕಡತವನ್ನು ತೆರೆ\tme\n")
-    for split in ("dev", "devtest"): (folder / f"{split}.tsv").write_text("id\ten\tkn\tsource\n0\tClose the file\tಕಡತವನ್ನು ಮುಚ್ಚಿ\tme\n")
-    monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
-    study, corpus = load("laptop"), Corpus.open(folder)
-    assert {"kn-en", "en-kn"} <= set(study.directions) and study.groups["bi-kn"] == ["en-kn", "kn-en"] and "kn-en" in study.groups["indic-en"]
-    assert study.instruction("en-kn") == "Translate the following English sentence to Kannada"
-    assert corpus.train("kn-en").target.tolist() == ["Open the file"] and corpus.test("dev", "en-kn").target.tolist() == ["ಕಡತವನ್ನು ಮುಚ್ಚಿ"]
 
 
 def test_stages_read_the_values_they_are_said_to():

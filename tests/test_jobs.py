@@ -12,7 +12,7 @@ from conftest import environment, mmtmerge
 from mmtmerge.core import UserError, write_json
 from mmtmerge.training.launch import Job, Launch, command, launch, spacing
 from mmtmerge.settings import load
-from test_corpora import copies, settings
+from hub_copies import use_copies, write_copies
 
 LAUNCH = "\n[launch smoke]\nhardware = core\ndevices = {}\nsharding = {}\nmicro_batch = {}\n"
 
@@ -20,7 +20,7 @@ LAUNCH = "\n[launch smoke]\nhardware = core\ndevices = {}\nsharding = {}\nmicro_
 @pytest.fixture(scope="module")
 def project(copy, tmp_path_factory):
     at, data = copy("jobs"), tmp_path_factory.mktemp("hub")
-    settings(copies(data), at)
+    use_copies(write_copies(data), at)
     (at / "settings.ini").write_text((at / "settings.ini").read_text().replace("[profile smoke]\n", "[profile smoke]\ncorpus = samanantar\n"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HF_DATASETS_CACHE", str(data / "cache"))

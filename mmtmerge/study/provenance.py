@@ -98,7 +98,7 @@ def data_digest(
     stage: Stage,
 ) -> str:   # SHA-256, hexadecimal
     "Digest of the splits of the corpus and of the packaged files that a stage reads."
-    from mmtmerge.corpus.hub import open_corpus     # pandas: not before it is needed
+    from mmtmerge.corpus.open import open_corpus     # pandas: not before it is needed
     splits = set(stage.splits)
     if stage.split_setting:
         splits.add(getattr(study.p, stage.split_setting))

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from ..core import UserError, atomic_dir, read_json, root, write_json
-from ..corpus.hub import open_corpus
+from ..corpus.open import open_corpus
 from .finetune import examples, optimiser, tune
 from .launch import Job, Launch, accumulation, command, job_of, launch, spacing
 from ..models import disk_mb, load_model, save_model, set_up

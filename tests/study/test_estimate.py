@@ -34,7 +34,7 @@ def test_disk_is_planned_within_a_tenth(seen):
 
 
 def test_disk_of_a_probe_is_planned_within_a_tenth(tmp_path):
-    from mmtmerge.corpus.hub import open_corpus
+    from mmtmerge.corpus.open import open_corpus
     from mmtmerge.models import load_model
     from mmtmerge.probe.record import examples, record, save_recording
     study = settings.load("smoke")
