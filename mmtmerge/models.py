@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .core import UserError, atomic_dir, root, sha256
-from .settings import _ini, base_spec, nested
+from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
 def best_device() -> str:   # cuda or cpu
@@ -122,8 +122,8 @@ def check_base(
     where = f"MMTMERGE_BASE={folder}"
     if not (folder / "config.json").exists():
         raise UserError(f"{where} holds no config.json: set it to a local Hugging Face folder")
-    config, ini = json.loads((folder / "config.json").read_text()), _ini()
-    stated = nested(ini.items(f"shape {name}")) if f"shape {name}" in ini else {}
+    config = json.loads((folder / "config.json").read_text())
+    stated = section("shape", name) if name in named_sections("shape") else {}
     for ours, theirs in (("hidden", "hidden_size"), ("blocks", "num_hidden_layers")):
         if ours in stated and config.get(theirs) != stated[ours]:
             differs = f"its {theirs} is {config.get(theirs)}, that of {name} is {stated[ours]}"
