@@ -7,7 +7,8 @@ __all__ = ['open_corpus']
 
 # %% ../../nbs/lib/corpus/open.ipynb #920c3dca
 from .embedded import Corpus
-from .hub import HubCorpus, sections
+from .hub import HubCorpus
+from ..settings import named_sections
 
 # %% ../../nbs/lib/corpus/open.ipynb #3719e59f
 def open_corpus(
@@ -15,6 +16,6 @@ def open_corpus(
     workers: int = 1,   # processes for long passes over training data of the hub
 ):                      # Corpus or HubCorpus
     "The corpus of that name. Raises UserError if there is none."
-    if str(name) in sections("corpus"):
+    if str(name) in named_sections("corpus"):
         return HubCorpus.open(name, workers)
     return Corpus.open(name)
