@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from ..core import UserError, nearest
-from .geometry import array, jackknife
+from .similarity import array, jackknife
 
 # %% ../../nbs/lib/probe/neurons.ipynb #a5f3fcbd
 def rates(
