@@ -72,8 +72,14 @@ def sentences(prefix, n=7, seed=0):
 
 
 def rotated(x, cos, sin):
-    "Rotary position embedding of one head size, 8."
-    return x * cos + torch.cat((-x[..., 4:], x[..., :4]), -1) * sin
+    "Rotary position embedding."
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def heads(x):
+    "(tokens, heads * 8) to (heads, tokens, 8)."
+    return x.unflatten(-1, (-1, 8)).transpose(0, 1)
 
 
 def attention(name, model, i, x):
@@ -81,8 +87,7 @@ def attention(name, model, i, x):
     gemma, decoder = name == "Gemma 3", model.model
     own, window = decoder.layers[i].self_attn, ARCHITECTURES[name][2][i]
     at = torch.arange(len(x))
-    projections = own.q_proj, own.k_proj, own.v_proj
-    q, k, v = (project(x).unflatten(-1, (-1, 8)).transpose(0, 1) for project in projections)
+    q, k, v = (heads(projection(x)) for projection in (own.q_proj, own.k_proj, own.v_proj))
     if name in ("Qwen3", "Gemma 3"):
         q, k = own.q_norm(q), own.k_norm(k)
     kind = [model.config.layer_types[i]] if gemma else []
@@ -101,8 +106,8 @@ def by_hand(name, model, ids):
     """One sequence through the decoder, written out: no hook, batch, padding, prefix or mask.
 
     Gives open gates (blocks, tokens, neurons) and states (depths, tokens, hidden).
-    The input of the MLP is post_attention_layernorm(h) after attention's residual sum (Qwen2, Qwen3, Llama, Mistral);
-    in Gemma 3 post_attention_layernorm is of attention's output alone, and the MLP reads pre_feedforward_layernorm(h)."""
+    The input of the MLP is post_attention_layernorm(h) after attention's residual sum (Qwen2, Qwen3, Llama, Mistral).
+    In Gemma 3 post_attention_layernorm is of attention's output alone; the MLP reads pre_feedforward_layernorm(h)."""
     decoder, gemma = model.model, name == "Gemma 3"
     h = decoder.embed_tokens(torch.tensor(ids))
     opened, states = [], [h]
@@ -137,8 +142,9 @@ def test_counts_by_hand(name, prefix):
     counts, means = [], []
     for example in sequences:
         opened, states = by_hand(name, model, example.ids)
-        counts.append(torch.stack([opened[:, list(span)].sum(1) for span in example.spans]))
-        means.append(torch.stack([states[:, list(span)].float().mean(1) for span in example.spans]))
+        spans = [list(span) for span in example.spans]
+        counts.append(torch.stack([opened[:, span].sum(1) for span in spans]))
+        means.append(torch.stack([states[:, span].float().mean(1) for span in spans]))
     counts, features = torch.stack(counts), torch.stack(means, 2)
     tokens = torch.tensor([[len(span) for span in example.spans] for example in sequences]).sum(0)
     assert 0 < counts.sum() < BLOCKS * SIZES["intermediate_size"] * tokens.sum()
@@ -266,8 +272,9 @@ def test_last_depths(name):
     close = dict(rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours[:, :BLOCKS], theirs[:, :BLOCKS], **close)
     torch.testing.assert_close(ours[:, -1], theirs[:, -1], **close)
-    torch.testing.assert_close(model.model.norm(ours[:, -2]).detach(), theirs[:, -1], **close)
-    assert (ours[:, -2] - theirs[:, -1]).abs().max() > .1
+    last_block, final = ours[:, -2], theirs[:, -1]
+    torch.testing.assert_close(model.model.norm(last_block).detach(), final, **close)
+    assert (last_block - final).abs().max() > .1
 
 
 def feature_tensors():
@@ -323,6 +330,7 @@ def test_the_part_that_reads():
 @pytest.mark.parametrize("span", [range(3, 9), range(2, 2), range(1, 3, 2)])
 def test_spans_that_are_none(span):
     "One that reaches beyond the sequence would be counted with tokens that are not there."
-    sequences = [Example([1, 2, 3], range(1, 2), range(2, 3)), Example([1, 2, 3], range(1, 2), span)]
+    good = Example([1, 2, 3], range(1, 2), range(2, 3))
+    bad = Example([1, 2, 3], range(1, 2), span)
     with pytest.raises(UserError, match="sequence 1: its target is range"):
-        record(small("Qwen2"), None, sequences)
+        record(small("Qwen2"), None, [good, bad])

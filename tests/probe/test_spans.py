@@ -52,7 +52,12 @@ def gemma(texts):
 def sentence_pairs(lines):
     "Pairs of the corpus, and three with rare characters at the edge."
     pairs = list(zip(lines.source, lines.target))
-    return pairs + [(f"{source} {RARE}", f"{RARE} {target}") for source, target in pairs[:3]]
+    rare = [(f"{source} {RARE}", f"{RARE} {target}") for source, target in pairs[:3]]
+    return pairs + rare
+
+
+def decoded(tokenizer, example, span):
+    return tokenizer.decode([example.ids[i] for i in span]).strip()
 
 
 @pytest.mark.parametrize("make, across, shared", [
@@ -66,7 +71,8 @@ def test_spans_in_all_scripts(make, across, shared):
     This holds also where a token crosses from the line break into the sentence (`across`), or several share a
     character (`shared`)."""
     study, corpus = load("laptop"), Corpus.open("embedded")
-    lines = {d: corpus.test("devtest", d, 25, study.p.min_words, study.p.max_words) for d in study.directions}
+    words = study.p.min_words, study.p.max_words
+    lines = {d: corpus.test("devtest", d, 25, *words) for d in study.directions}
     texts = [f"{study.instruction(d)}\n{source}" for d in lines for source in lines[d].source]
     tokenizer = make(texts)
     crossing = sharing = 0
@@ -74,8 +80,8 @@ def test_spans_in_all_scripts(make, across, shared):
         pairs = sentence_pairs(rows)
         made = examples(tokenizer, study.instruction(direction), *map(list, zip(*pairs)))
         for example, (source, target) in zip(made, pairs, strict=True):
-            assert tokenizer.decode([example.ids[i] for i in example.source]).strip() == source.strip()
-            assert tokenizer.decode([example.ids[i] for i in example.target]).strip() == target.strip()
+            assert decoded(tokenizer, example, example.source) == source.strip()
+            assert decoded(tokenizer, example, example.target) == target.strip()
             tokens = [tokenizer.decode([example.ids[i]]) for i in example.source]
             crossing += tokens[0].startswith("\n")
             sharing += any("\ufffd" in token for token in tokens)
