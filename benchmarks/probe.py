@@ -12,10 +12,11 @@ number of sentences; and CKA of all pairs at the paper's size. Each is judged ag
   sequence padded to 1024; it is timed on two sentences and EXTRAPOLATED.
 - Memory is that of fresh processes, each recording n, 4 n or 16 n sentences (the same n again and again) with features
   written to a temporary folder (671 MB with the defaults), by a random Llama of little compute and large features. Peak
-  is the resident memory (VmHWM, set back before recording: Linux only) above that after loading and recording one batch;
-  malloc returns what is freed (MALLOC_MMAP_THRESHOLD_), or leftovers would hide or make a peak. It may grow by one chunk's
-  features and a slack; kept in memory, features take 2 spans x depths x n x hidden x 4 bytes, and where these grow by less
-  than that nothing is judged. One more process keeps those of 4 n sentences, to show that they would be seen.
+  is the resident memory (VmHWM, set back before recording: Linux only) above that after loading and recording one
+  batch; malloc returns what is freed (MALLOC_MMAP_THRESHOLD_), or leftovers would hide or make a peak. It may grow by
+  one chunk's features and a slack; kept in memory, features take 2 spans x depths x n x hidden x 4 bytes, and where
+  these grow by less than that nothing is judged. One more process keeps those of 4 n sentences, to show that they would
+  be seen.
 - CKA's own memory is bounded by number of features x n^2 x 4 bytes and the work of one Gram matrix: it grows with the
   sentences. It is that of a fresh process, above its random features. Its time is judged with two threads only, and no
   more cores than threads are used.
@@ -145,11 +146,15 @@ def recorder(n, times, kept, chunk):
 def all_pairs():
     "Time and memory of CKA."
     shape = CKA["sentences"], CKA["d"]
-    features = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in range(CKA["models"])]
+    features = []
+    for i in range(CKA["models"]):
+        rng = np.random.default_rng(i)
+        features.append(rng.normal(size=shape).astype(np.float32))
     stack = [h + .1 * depth for h in features for depth in range(CKA["depths"])]
     seconds = []
     memory = peak(lambda: seconds.append(timed(lambda: cka_pairs(stack))))
-    return CKA | memory | dict(seconds=seconds[0], matrices=len(stack) * CKA["sentences"] ** 2 * 4)
+    matrices = len(stack) * CKA["sentences"] ** 2 * 4
+    return CKA | memory | dict(seconds=seconds[0], matrices=matrices)
 
 
 def fresh(options, part, **environment):
@@ -197,11 +202,11 @@ def measure_times(model, tokenizer, sequences, options):
         "record": partial(record, model, tokenizer, sequences, batch_size=batch_size),
     }
     record(model, tokenizer, sequences[:8], batch_size=batch_size)     # warm
-    rounds = [{name: timed(work) for name, work in works.items()} for _ in range(options["repeat"])]
-    measured = {}
-    for name in works:
-        seconds = [one[name] for one in rounds]
-        measured[name] = dict(seconds=min(seconds), all=seconds)
+    seconds = {name: [] for name in works}
+    for _ in range(options["repeat"]):
+        for name, work in works.items():
+            seconds[name].append(timed(work))
+    measured = {name: dict(seconds=min(taken), all=taken) for name, taken in seconds.items()}
     few = timed(lambda: usual(model, sequences[:FEW]))
     measured["usual way"] = dict(seconds=few / FEW * len(sequences), extrapolated_from=FEW)
     return measured
@@ -254,8 +259,9 @@ def report_cka(report, found, threads):
 def report_memory(report, found):
     for run in found["runs"]:
         kept = " kept in memory" if run["kept"] else ""
-        features = run["features"] / 1e6
-        report.row(f"peak, {run['sentences']} sentences{kept} (features {features:.1f} MB)", mb=run["peak"] / 1e6)
+        features = f"(features {run['features'] / 1e6:.1f} MB)"
+        what = f"peak, {run['sentences']} sentences{kept} {features}"
+        report.row(what, mb=run["peak"] / 1e6)
     growth, features_grow = found["growth"], found["features_grow"]
     allowed = found["chunk_features"] + SLACK
     met = growth < allowed if allowed < features_grow else None
