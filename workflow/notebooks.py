@@ -119,11 +119,8 @@ def main(action="", *names):
     if action not in ("check", "save"):
         sys.exit(__doc__)
     paths = [Path(n).resolve() for n in names] or library()
-    try:
-        with ProcessPoolExecutor(min(2, len(paths)), max_tasks_per_child=1) as pool:
-            found = list(pool.map(differences if action == "check" else save, paths))
-    except RuntimeError as e:
-        sys.exit(f"error: {e}")
+    with ProcessPoolExecutor(min(2, len(paths)), max_tasks_per_child=1) as pool:
+        found = list(pool.map(differences if action == "check" else save, paths))
     problems = [text for texts in found if texts for text in texts]
     print("\n\n".join(problems) or f"{len(paths)} notebooks: {'as stored' if action == 'check' else 'saved'}")
     sys.exit(bool(problems))
