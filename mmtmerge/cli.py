@@ -14,7 +14,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -29,8 +28,12 @@ from .study.stage import find_stage, stages
 from .training.launch import accumulation, claimed, command as launch_command, job_of, launch
 
 # %% ../nbs/lib/cli.ipynb #772ccde4
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Merging of multilingual translation models: run a notebook, make the whole study, merge or probe checkpoints.")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Merging of multilingual translation models: run a notebook, make the whole study, merge or probe a model.",
+)
 
 def print_version(asked: bool):
     "Print the version and stop."
@@ -39,7 +42,11 @@ def print_version(asked: bool):
         raise typer.Exit
 
 @app.callback()
-def options(version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")] = False):
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+):
     pass
 
 # %% ../nbs/lib/cli.ipynb #bdf2d6c7
@@ -65,9 +72,18 @@ def tell(path: Path, reused: bool):
 
 @app.command(epilog="Example: mmtmerge run finetune -p direction=hi-en -p profile=smoke")
 def run(
-    notebook: Annotated[str, typer.Argument(help="A stage (finetune), a report (report/retention), or the path of its notebook.")],
-    p: Annotated[list[str], typer.Option("-p", help="A parameter as name=value; repeat for more. Its type is that of the notebook's default.")] = [],  # noqa: B006
-    force: Annotated[bool, typer.Option("--force", help="Run even where a good result is there, and whatever it removes.")] = False,
+    notebook: Annotated[
+        str, typer.Argument(help="A stage (finetune), a report (report/retention), or the path of its notebook.")
+    ],
+    p: Annotated[
+        list[str],
+        typer.Option(
+            "-p", help="A parameter as name=value; repeat for more. Its type is that of the notebook's default."
+        ),
+    ] = [],  # noqa: B006
+    force: Annotated[
+        bool, typer.Option("--force", help="Run even where a good result is there, and whatever it removes.")
+    ] = False,
 ):
     "Run one notebook with parameters; unknown and missing ones are refused."
     runner.end_with_parent()
@@ -125,30 +141,50 @@ def merge_inputs(
 MERGE_EXAMPLES = (
     "Examples: mmtmerge merge --method ties --K .7 --lam .3 --base DIR --expert DIR --expert DIR --out DIR | "
     "mmtmerge merge --config FILE.yml --out DIR. "
-    "Methods: linear, task_arithmetic, ties, dare, dare_ties, dare_linear, sce, slerp, karcher, model_stock, breadcrumbs, "
-    "breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; a wrong option is answered with those that the method has. "
-    "(fisher, regmean and greedy soups need data: see the module.)")
+    "Methods: linear, task_arithmetic, ties, dare, dare_ties, dare_linear, sce, slerp, karcher, model_stock, "
+    "breadcrumbs, breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; "
+    "a wrong option is answered with those that the method has. "
+    "(fisher, regmean and greedy soups need data: see the module.)"
+)
 
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True), epilog=MERGE_EXAMPLES)
 def merge(
     ctx: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder that will appear; must not exist.")],
-    config: Annotated[Path, typer.Option(help="A mergekit YAML file, instead of --method, --base and --expert.")] = None,
+    config: Annotated[
+        Path, typer.Option(help="A mergekit YAML file, instead of --method, --base and --expert.")
+    ] = None,
     method: Annotated[str, typer.Option(help="A merging method.")] = None,
     preset: Annotated[str, typer.Option(help="Whose meaning of it: paper, mergekit or fuseai.")] = None,
     base: Annotated[Path, typer.Option(help="Checkpoint folder of the base.")] = None,
     expert: Annotated[list[Path], typer.Option(help="Checkpoint folder of an expert; repeat.")] = [],  # noqa: B006
-    lam: Annotated[float, typer.Option(help="Scale of the merged task vector: base + lam * merged task vector.")] = None,
-    embeddings: Annotated[str, typer.Option(
-        help="base: embeddings and head stay; merge: merged like the rest. Default: as the preset's method does.")] = None,
-    dtype: Annotated[str, typer.Option(help="Type of the result: bfloat16, float16, float32. Default: as the base. Arithmetic is float32.")] = None,
+    lam: Annotated[
+        float, typer.Option(help="Scale of the merged task vector: base + lam * merged task vector.")
+    ] = None,
+    embeddings: Annotated[
+        str,
+        typer.Option(
+            help="base: embeddings and head stay; merge: merged like the rest. Default: as the preset's method does."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Type of the result: bfloat16, float16, float32. Default: as the base. Arithmetic is float32."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="For methods that draw.")] = 42,
     threads: Annotated[int, typer.Option(min=1, help="Default: one a core.")] = None,
-    shard_gb: Annotated[float, typer.Option(min=.001, help="10^9 bytes of a file of the result; larger ones need no more memory.")] = 1.,
-    any_tokenizer: Annotated[bool, typer.Option("--any-tokenizer", help="Merge experts whose tokenizer differs; the base's is written.")] = False,
+    shard_gb: Annotated[
+        float, typer.Option(min=0.001, help="10^9 bytes of a file of the result; larger ones need no more memory.")
+    ] = 1.0,
+    any_tokenizer: Annotated[
+        bool, typer.Option("--any-tokenizer", help="Merge experts whose tokenizer differs; the base's is written.")
+    ] = False,
 ):
     "Merge checkpoints into one; any further option --NAME VALUE is a hyper-parameter of the method."
-    from mmtmerge.merge.checkpoints import merge_checkpoints     # torch: not before it is needed
+    from mmtmerge.merge.checkpoints import merge_checkpoints  # torch: not before it is needed
+
     hyper = hyper_options(ctx.args)
     taken = inspect.signature(merge_checkpoints).parameters
     for name in hyper:
@@ -156,18 +192,32 @@ def merge(
             raise UserError(f"--{name} is no option: {nearest(name, (p.name for p in ctx.command.params))}")
     options = dict(method=method, preset=preset, base=base, experts=list(expert), lam=lam, dtype=dtype)
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    typer.echo(merge_checkpoints(
-        **merge_inputs(config, given, hyper), **hyper, out=out, embeddings=embeddings, seed=seed, threads=threads,
-        shard_gb=shard_gb, tokenizer=not any_tokenizer))
+    typer.echo(
+        merge_checkpoints(
+            **merge_inputs(config, given, hyper),
+            **hyper,
+            out=out,
+            embeddings=embeddings,
+            seed=seed,
+            threads=threads,
+            shard_gb=shard_gb,
+            tokenizer=not any_tokenizer,
+        )
+    )
 
 # %% ../nbs/lib/cli.ipynb #ae83e4d8
-PROBE_EXAMPLE = ("Example: mmtmerge probe --model DIR --direction en-hi --out recordings/mine. Read it with mmtmerge.probe.record.load_recording, "
-                 "and see mmtmerge.probe.neurons and mmtmerge.probe.geometry.")
+PROBE_EXAMPLE = (
+    "Example: mmtmerge probe --model DIR --direction en-hi --out recordings/mine. "
+    "Read it with mmtmerge.probe.recording.load_recording, "
+    "and see mmtmerge.probe.neurons and mmtmerge.probe.geometry."
+)
 
 @app.command(epilog=PROBE_EXAMPLE)
 def probe(
     model: Annotated[Path, typer.Option(help="Checkpoint folder, with its tokenizer.")],
-    direction: Annotated[str, typer.Option(help="A direction of the study, for the instruction and the sentences: en-hi.")],
+    direction: Annotated[
+        str, typer.Option(help="A direction of the study, for the instruction and the sentences: en-hi.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the recording; must not exist.")],
     corpus: Annotated[str, typer.Option(help="embedded, or a folder of yours.")] = "embedded",
     split: Annotated[str, typer.Option(help="dev or devtest.")] = "devtest",
@@ -176,8 +226,12 @@ def probe(
     max_words: Annotated[int, typer.Option(min=0, help="Most words; 0: any number.")] = 6,
     dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16, float16.")] = "float32",
     folds: Annotated[int, typer.Option(min=1, help="Parts of the sentences that are counted apart.")] = 8,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences at a time; bounds the memory of the pass.")] = 32,
-    chunk: Annotated[int, typer.Option(min=1, help="Sentences in a file of features; bounds the memory of what is kept.")] = 1024,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Sentences at a time; bounds the memory of the pass.")
+    ] = 32,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Sentences in a file of features; bounds the memory of what is kept.")
+    ] = 1024,
 ):
     "Record the gates and hidden states of one model on one direction, in one forward pass."
     if out.exists():
@@ -185,20 +239,32 @@ def probe(
     study = load()
     instruction = study.instruction(direction)
     from mmtmerge.study.cost import BYTES
+
     if dtype not in BYTES:
         raise UserError(f"--dtype {dtype!r}: {nearest(dtype, BYTES)}")
-    from mmtmerge.corpus.open import open_corpus     # pandas and torch: not before they are needed
+    from mmtmerge.corpus.open import open_corpus  # pandas and torch: not before they are needed
+
     rows = open_corpus(corpus).test(split, direction, lines, min_words, max_words or None)
     from mmtmerge.core import atomic_dir
     from mmtmerge.models import best_device, load_model
     from mmtmerge.probe.record import examples, record, save_recording
+
     loaded, tokenizer = load_model(model, dtype)
     loaded.to(best_device())
     sequences = examples(tokenizer, instruction, rows.source.tolist(), rows.target.tolist())
-    about = dict(model=model.name, direction=direction, corpus=corpus, split=split, dtype=dtype,
-                 words=[min_words, max_words], ids=rows.id.tolist())
+    about = dict(
+        model=model.name,
+        direction=direction,
+        corpus=corpus,
+        split=split,
+        dtype=dtype,
+        words=[min_words, max_words],
+        ids=rows.id.tolist(),
+    )
     with atomic_dir(out) as folder:
-        recording = record(loaded, tokenizer, sequences, folds, batch_size, chunk, folder, about=about, label=direction)
+        recording = record(
+            loaded, tokenizer, sequences, folds, batch_size, chunk, folder, about=about, label=direction
+        )
         save_recording(recording, folder)
     typer.echo(out)
 
@@ -218,22 +284,39 @@ def list_names():
         typer.echo(f"{name:<11} " + ", ".join(values))
 
 # %% ../nbs/lib/cli.ipynb #244bc373
-TARGET_HELP = "A study (mountdoom), another target (translation: Tables 1-4; growth; confounds), a stage (finetune) or one run (finetune/hi-en)."
+TARGET_HELP = (
+    "A study (mountdoom), another target (translation: Tables 1-4; growth; confounds), "
+    "a stage (finetune) or one run (finetune/hi-en)."
+)
 
-@app.command(epilog="Examples: mmtmerge rebuild --profile smoke | mmtmerge rebuild growth | mmtmerge rebuild --dry-run finetune/hi-en")
+@app.command(
+    epilog="Examples: mmtmerge rebuild --profile smoke | mmtmerge rebuild growth | mmtmerge rebuild finetune --dry-run"
+)
 def rebuild(
     target: Annotated[str, typer.Argument(help=TARGET_HELP)] = "mountdoom",
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
-    cores: Annotated[int, typer.Option(min=1, help="Cores to use, or jobs at a time on a cluster.")] = os.cpu_count(),
+    cores: Annotated[
+        int, typer.Option(min=1, help="Cores to use, or jobs at a time on a cluster.")
+    ] = os.cpu_count(),
     where: Annotated[str, typer.Option(help="Profile of the workflow: local or slurm.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Make results again even where that takes hours of GPUs.")] = False,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")] = False,
-    accept_code: Annotated[bool, typer.Option(
-        "--accept-code", help="Reuse results that other code made from the same settings and data; reports say so.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Make results again even where that takes hours of GPUs.")
+    ] = False,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")
+    ] = False,
+    accept_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-code",
+            help="Reuse results that other code made from the same settings and data; reports say so.",
+        ),
+    ] = False,
 ):
     "Make everything that is missing or out of date; interrupted anywhere, the same command continues."
     from mmtmerge.study import rebuild as machinery
+
     machinery.rebuild(load(profile), target, cores, where, dry_run, yes, cpu, accept_code)
 
 # %% ../nbs/lib/cli.ipynb #739e69c5
@@ -242,14 +325,22 @@ def plan(
     target: Annotated[str, typer.Argument(help=TARGET_HELP)] = "mountdoom",
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
     totals: Annotated[bool, typer.Option("--totals", help="Leave out the line of every run.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Fine-tunings at the same time, as on a cluster: what they save adds up on the disk.")] = 1,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Fine-tunings at the same time, as on a cluster: what they save adds up on the disk."
+        ),
+    ] = 1,
 ):
     "Estimate arithmetic, device-hours, memory and disk before anything starts; refuse what cannot fit."
     study = load(profile)
-    from mmtmerge.study import estimate     # pandas: not before it is needed
+    from mmtmerge.study import estimate  # pandas: not before it is needed
+
     table, disks = estimate.planned(study, target), estimate.disks(study)
+
     def shown(rows):
         return estimate.readable(rows).astype(object).to_markdown(floatfmt=".2f")
+
     if not totals:
         typer.echo(shown(table.set_index("run").drop(columns="stage")) + "\n")
     typer.echo(shown(estimate.totals(table)) + f"\n\n{estimate.assumptions(study)}")
@@ -260,12 +351,14 @@ def plan(
 # %% ../nbs/lib/cli.ipynb #45f9c815
 def join_training(
     study,
-    job,           # that node 0 leads and writes down
-    words: list,   # of the launch on this node
-) -> int:          # exit status
+    job,  # that node 0 leads and writes down
+    words: list,  # of the launch on this node
+) -> int:  # exit status
     "This node's share of a training."
+
     def led():
         return job.file.exists() and read_json(job.file) == asdict(job)
+
     if not led():
         typer.echo(f"waiting for node 0 to write {job.file}")
     while not led():
@@ -279,7 +372,8 @@ def describe_launch(study, where, words: list) -> str:
     "How a training will be spread, in words, and its command."
     each = accumulation(study.p, where)
     batch = study.p.batch_size * study.p.gradient_accumulation
-    spread = f"{where.processes} x {where.hardware}, sharding {where.sharding}: {where.micro_batch} sequences a device x {each} = {batch} a step"
+    devices = f"{where.processes} x {where.hardware}, sharding {where.sharding}"
+    spread = f"{devices}: {where.micro_batch} sequences a device x {each} = {batch} a step"
     command = shlex.join(words) if where.processes > 1 else "one device: trained in the notebook's own process"
     return f"{spread}\n{command}"
 
@@ -288,39 +382,61 @@ FINETUNE_EXAMPLES = (
     "Examples: mmtmerge finetune en-hi --profile paper | mmtmerge finetune en-hi --profile paper --dry-run | "
     "mmtmerge finetune en-hi --profile paper --llama-factory job --template qwen | "
     "on the first of two nodes: mmtmerge finetune en-hi --profile paper --address HOST | "
-    "on the second: mmtmerge finetune en-hi --profile paper --node 1 --address HOST")
+    "on the second: mmtmerge finetune en-hi --profile paper --node 1 --address HOST"
+)
 
 def check_node(profile: str, where, node: int):
     "Raises UserError for a node that the profile does not have."
     if node < where.nodes:
         return
     nodes = "1 node" if where.nodes == 1 else f"{where.nodes} nodes"
-    raise UserError(f"--node {node}: profile {profile} has {nodes}, of which the first is 0; "
-                    f"more of them are set by nodes in settings.ini, [launch {profile}]")
+    raise UserError(
+        f"--node {node}: profile {profile} has {nodes}, of which the first is 0; "
+        f"more of them are set by nodes in settings.ini, [launch {profile}]"
+    )
 
 @app.command(epilog=FINETUNE_EXAMPLES)
 def finetune(
     direction: Annotated[str, typer.Argument(help="A direction of the study: en-hi.")],
-    profile: Annotated[str, typer.Option(help="A profile of settings.ini; its [launch PROFILE] section says on which devices.")] = "laptop",
+    profile: Annotated[
+        str, typer.Option(help="A profile of settings.ini; its [launch PROFILE] section says on which devices.")
+    ] = "laptop",
     seed: Annotated[int, typer.Option(help="Of the order of the pairs.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and stop.")] = False,
-    node: Annotated[int, typer.Option(min=0, help="Number of this node, where there are several: node 0 leads, the others join.")] = 0,
+    node: Annotated[
+        int,
+        typer.Option(min=0, help="Number of this node, where there are several: node 0 leads, the others join."),
+    ] = 0,
     address: Annotated[str, typer.Option(help="Address of node 0.")] = "localhost",
-    llama_factory: Annotated[Path, typer.Option(help="Write the same job for LLaMA-Factory into this folder, and stop.")] = None,
-    template: Annotated[str, typer.Option(
-        help="LLaMA-Factory's name of the base's chat template: qwen; none: it takes the one that the base brings.")] = "",
-    cpu: Annotated[bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Train again even where what GPUs trained with other code, data or settings is removed.")] = False,
+    llama_factory: Annotated[
+        Path, typer.Option(help="Write the same job for LLaMA-Factory into this folder, and stop.")
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            help="LLaMA-Factory's name of the base's chat template: qwen; none: it takes the one that the base brings."
+        ),
+    ] = "",
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Go on where the GPUs that the profile names are not.")
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", help="Train again even where what GPUs trained with other code, data or settings is removed."
+        ),
+    ] = False,
 ):
-    "Fine-tune one expert, after the base if that is not there: prints the accelerate launch that fits the profile's devices, and runs it."
+    "Fine-tune one expert, after the base if that is not there: prints the launch that fits the devices, and runs it."
     study, where = load(profile), launch(profile)
     seed = study.p.seed if seed is None else seed
     job = job_of(study, direction, seed)
-    accumulation(study.p, where)     # a batch that cannot be divided is refused first
+    accumulation(study.p, where)  # a batch that cannot be divided is refused first
     if llama_factory:
         if llama_factory.exists():
             raise UserError(f"{llama_factory} exists already: name another folder, or remove it")
-        from mmtmerge.training import job as jobs     # torch: not before it is needed
+        from mmtmerge.training import job as jobs  # torch: not before it is needed
+
         return typer.echo(jobs.llama_factory(study, direction, seed, llama_factory, template))
     check_node(profile, where, node)
     words = launch_command(job, where, node, address)
@@ -328,6 +444,7 @@ def finetune(
     if dry_run:
         return
     from mmtmerge.study.rebuild import check_machine
+
     *before, last = plans.plan(study, f"finetune/{direction}")
     check_machine(study, [*before, last], os.cpu_count(), "local", cpu)
     if node:

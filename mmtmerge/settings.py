@@ -14,7 +14,6 @@ import configparser
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -351,7 +350,7 @@ def expand_groups(
         each = languages if "{lang}" in name else [None]
         for lang in each:
             over = [lang] if lang else languages
-            texts = [m.format(lang=l) for l in over for m in members.split()]
+            texts = [m.format(lang=code) for code in over for m in members.split()]
             groups[name.format(lang=lang)] = [Direction.parse(t) for t in texts]
     return groups
 
@@ -384,13 +383,13 @@ def read_grids() -> dict:   # grid -> method -> parameter -> list of values
 def load(
     profile: str = "laptop",  # a profile of settings.ini
 ) -> Study:
-    "The study under one profile; raises UserError where settings.ini has no such profile, or names an unknown language or method."
+    "The study under one profile; raises UserError where settings.ini has no such profile, language or method."
     known_name(profile, profiles(), "profile")
     ini = sections()
     study = ini["study"]
     values = merged(nested(ini.items("profile")), section("profile", profile))
     methods = study["methods"].split()
-    languages = str(values.pop("languages", study["languages"])).split()   # a profile may study fewer
+    languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
     for key in ("rungs", "snapshots"):
         values[key] = as_list(values[key])
     values["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
@@ -400,7 +399,17 @@ def load(
         known_name(code, described, "language (no section of its own)")
     known = {code: Language(code, **ini[f"language {code}"]) for code in codes}
     groups = expand_groups(ini.items("groups"), languages)
-    return Study(profile, study["pivot"], languages, methods, study["prompt"], known, groups, read_grids(), SimpleNamespace(**values))
+    return Study(
+        profile,
+        study["pivot"],
+        languages,
+        methods,
+        study["prompt"],
+        known,
+        groups,
+        read_grids(),
+        SimpleNamespace(**values),
+    )
 
 # %% ../nbs/lib/settings.ipynb #6f7c7afd
 ALWAYS = ("pivot", "languages", "prompt", "known")   # of the study: every stage may read these

@@ -1,4 +1,5 @@
 "Bad checkpoints are refused by name before anything is computed."
+
 import shutil
 
 import pytest
@@ -27,38 +28,49 @@ def base():
 def test_truncated_checkpoint(checkpoint):
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
-    with pytest.raises(UserError, match=str(checkpoint)): models.load_model(checkpoint)
+    with pytest.raises(UserError, match=str(checkpoint)):
+        models.load_model(checkpoint)
 
 
 def test_missing_weights(checkpoint):
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no .safetensors file"): models.load_model(checkpoint)
+    with pytest.raises(UserError, match="no .safetensors file"):
+        models.load_model(checkpoint)
 
 
 def test_pickle_is_not_read(checkpoint):
     torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="convert pickle"): models.load_model(checkpoint)
+    with pytest.raises(UserError, match="convert pickle"):
+        models.load_model(checkpoint)
 
 
-@pytest.mark.parametrize("spoil, names", [
-    (lambda e: e["model.norm.weight"].fill_(float("nan")), "model.norm.weight"),
-    (lambda e: e.update({"model.norm.weight": torch.ones(7)}), "model.norm.weight"),
-    (lambda e: e.pop("model.norm.weight"), "model.norm.weight"),
-    (lambda e: e.update(extra=torch.ones(1)), "extra"),
-])
+@pytest.mark.parametrize(
+    "spoil, names",
+    [
+        (lambda e: e["model.norm.weight"].fill_(float("nan")), "model.norm.weight"),
+        (lambda e: e.update({"model.norm.weight": torch.ones(7)}), "model.norm.weight"),
+        (lambda e: e.pop("model.norm.weight"), "model.norm.weight"),
+        (lambda e: e.update(extra=torch.ones(1)), "extra"),
+    ],
+)
 def test_experts_that_do_not_fit(base, spoil, names):
     expert = {k: v.clone() for k, v in base.items()}
     spoil(expert)
     with pytest.raises(UserError, match=names):
         check_shapes(base, {"hi-en": expert})
         check_finite({"hi-en": expert})
-    with pytest.raises(UserError, match=names): merge_state_dicts(base, {"hi-en": expert}, "task_arithmetic")
+    with pytest.raises(UserError, match=names):
+        merge_state_dicts(base, {"hi-en": expert}, "task_arithmetic")
 
 
-@pytest.mark.parametrize("method, hyper", [("tie", {}), ("ties", {"K": 1.5}), ("ties", {"k": .5}), ("dare", {"p": 1.}), ("sce", {"select_topk": 1.5})])
+@pytest.mark.parametrize(
+    "method, hyper",
+    [("tie", {}), ("ties", {"K": 1.5}), ("ties", {"k": 0.5}), ("dare", {"p": 1.0}), ("sce", {"select_topk": 1.5})],
+)
 def test_methods_and_parameters_that_do_not_exist(base, method, hyper):
-    with pytest.raises(UserError): merge_state_dicts(base, {"hi-en": base, "bn-en": base}, method, **hyper)
+    with pytest.raises(UserError):
+        merge_state_dicts(base, {"hi-en": base, "bn-en": base}, method, **hyper)
 
 
 def test_base_that_cannot_be_had(tmp_path, monkeypatch):
@@ -66,15 +78,21 @@ def test_base_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "base_spec", lambda name: spec)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("MMTMERGE_BASE", raising=False)
-    with pytest.raises(UserError, match="Three ways to provide it"): models.find_base("gemma-3-270m", tmp_path)
+    with pytest.raises(UserError, match="Three ways to provide it"):
+        models.find_base("gemma-3-270m", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_base_that_is_another_model(tmp_path, monkeypatch):
     monkeypatch.setenv("MMTMERGE_BASE", str(root() / "mmtmerge/data/miniature"))
-    with pytest.raises(UserError, match="MMTMERGE_BASE=.*/miniature: its hidden_size is 96, that of gemma-3-270m is 640: it is another model"): models.find_base("gemma-3-270m", tmp_path)
+    with pytest.raises(
+        UserError,
+        match="MMTMERGE_BASE=.*/miniature: its hidden_size is 96, that of gemma-3-270m is 640: it is another model",
+    ):
+        models.find_base("gemma-3-270m", tmp_path)
     monkeypatch.setenv("MMTMERGE_BASE", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="/nowhere holds no config.json"): models.find_base("gemma-3-270m", tmp_path)
+    with pytest.raises(UserError, match="/nowhere holds no config.json"):
+        models.find_base("gemma-3-270m", tmp_path)
 
 
 def test_stages_read_the_values_they_are_said_to():
@@ -82,18 +100,29 @@ def test_stages_read_the_values_they_are_said_to():
     import re
     from mmtmerge.study.run import notebooks, stage_of
     from mmtmerge.settings import READ_BY
+
     trained = "".join((root() / f"mmtmerge/{m}.py").read_text() for m in ("jobs", "finetune", "launch"))
     for name, path in notebooks().items():
         stage = stage_of(path)
-        if stage in ("report", "miniature"): continue
+        if stage in ("report", "miniature"):
+            continue
         text = path.read_text() + (trained if stage == "finetune" else "")
         others = {k for keys in READ_BY.values() for k in keys.split()} - set(READ_BY.get(stage, "").split())
         assert not others & set(re.findall(r"\b(?:p|study|study\.p)\.([a-z_]+)", text)), name
 
 
-@pytest.mark.parametrize("key, value, good", [("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe"}), ("grid_engine", "vllm", {"base", "finetune", "translate", "deltas", "probe"}), ("lr", 1., set()), ("neuron_rho", .2, {"base", "finetune", "merge", "deltas", "translate", "probe"})])
+@pytest.mark.parametrize(
+    "key, value, good",
+    [
+        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe"}),
+        ("grid_engine", "vllm", {"base", "finetune", "translate", "deltas", "probe"}),
+        ("lr", 1.0, set()),
+        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe"}),
+    ],
+)
 def test_a_value_makes_those_stale_that_read_it(key, value, good):
     from mmtmerge.settings import settings_hash
+
     stages, other = ("base", "finetune", "merge", "deltas", "translate", "probe", "report"), load("laptop")
     setattr(other.p, key, value)
     assert {s for s in stages if settings_hash(other, s) == settings_hash(load("laptop"), s)} == good

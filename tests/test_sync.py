@@ -1,4 +1,5 @@
 "Notebooks, modules, settings and README say the same thing."
+
 import ast
 import configparser
 import re
@@ -22,7 +23,9 @@ def nbdev(command, project):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command, patterns", [("nbdev-export", ["mmtmerge/**/*.py"]), ("nbdev-clean", ["nbs/**/*.ipynb"])])
+@pytest.mark.parametrize(
+    "command, patterns", [("nbdev-export", ["mmtmerge/**/*.py"]), ("nbdev-clean", ["nbs/**/*.ipynb"])]
+)
 def test_nbdev_changes_nothing(command, patterns, tmp_path):
     project = copy_repository(tmp_path / "project")
     before = contents(project, *patterns)
@@ -36,7 +39,9 @@ def project_table():
 
 
 def version():
-    return ast.literal_eval((REPO / "mmtmerge" / "__init__.py").read_text().partition("=")[2].strip().splitlines()[0])
+    return ast.literal_eval(
+        (REPO / "mmtmerge" / "__init__.py").read_text().partition("=")[2].strip().splitlines()[0]
+    )
 
 
 def test_settings_and_pyproject_agree():
@@ -56,6 +61,7 @@ def test_the_citation_has_this_version():
 def test_constraints_pin_every_dependency():
     def norm(name):
         return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+
     project = project_table()
     wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
     pinned = {norm(line) for line in (REPO / "constraints.txt").read_text().splitlines() if "==" in line}
@@ -82,8 +88,10 @@ def test_the_readme_is_short():
 
 
 def test_python_of_the_readme_runs():
-    block, = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.S)
-    done = subprocess.run([sys.executable, "-c", block], cwd=REPO, env=environment(REPO), capture_output=True, text=True)
+    (block,) = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=REPO, env=environment(REPO), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,12 +1,13 @@
 """Execute library notebooks and compare what they show with what is stored in them, or store it.
 
-    python workflow/notebooks.py check                     every notebook of nbs/lib; exit status 1 where a page is out of date
+    python workflow/notebooks.py check                    every notebook of nbs/lib; status 1 where one is out of date
     python workflow/notebooks.py check nbs/lib/core.ipynb  one of them
     python workflow/notebooks.py save nbs/lib/core.ipynb   execute and store the outputs
 
-Compared are the printed text and the plain text of shown values; a figure's plain text holds a digest of the data that it draws.
+Compared are the printed text and the plain text of shown values; a figure's text holds a digest of what it draws.
 Not compared: what goes to stderr (progress bars, warnings), and cells tagged `machine` (times, memory, versions).
 Not executed: cells with one of the flags `notest`, `slow`, `gpu`, `network`, or `#| eval: false`."""
+
 import difflib
 import hashlib
 import importlib
@@ -19,7 +20,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_EXECUTED = re.compile(r"^#\|\s*(notest|slow|gpu|network|eval:\s*false)\b", re.MULTILINE)
-COSTLY = ("torch", "transformers", "pandas", "datasets", "sacrebleu", "numba", "matplotlib.pyplot")   # imported once, for all
+COSTLY = (
+    "torch",
+    "transformers",
+    "pandas",
+    "datasets",
+    "sacrebleu",
+    "numba",
+    "matplotlib.pyplot",
+)  # imported once, for all
 ADDRESS = re.compile(r"\x1b\[[0-9;]*m|0x[0-9a-f]{6,}")
 
 
@@ -34,6 +43,7 @@ def executed(cell):
 def drawn(figure) -> str:
     "Digest of the data in a figure, rounded to 4 significant digits: lines, bars, points and images."
     import numpy as np
+
     digest = hashlib.sha256()
     for axes in figure.axes:
         data = [line.get_xydata() for line in axes.lines]
@@ -61,6 +71,7 @@ def execute(path: Path) -> list:
     "The notebook's cells with new outputs, run in this process as nbdev runs them."
     import matplotlib.figure
     from execnb.shell import CaptureShell
+
     matplotlib.figure.Figure.__repr__ = drawn
     os.environ.setdefault("TQDM_DISABLE", "1")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -108,7 +119,9 @@ def differences(path: Path) -> list:
         before, after = shown(old["outputs"]).splitlines(), shown(new["outputs"]).splitlines()
         if before != after:
             name = f"{path.relative_to(ROOT)}, cell {number}"
-            found.append("\n".join(difflib.unified_diff(before, after, f"{name}, stored", "executed", lineterm="", n=1)))
+            found.append(
+                "\n".join(difflib.unified_diff(before, after, f"{name}, stored", "executed", lineterm="", n=1))
+            )
     return found
 
 
@@ -124,7 +137,7 @@ def main(action="", *names):
     for module in COSTLY if len(paths) > 1 else ():
         importlib.import_module(module)
     work = differences if action == "check" else save
-    workers = get_context("fork").Pool(min(2, len(paths)), maxtasksperchild=1)     # a process of its own for each
+    workers = get_context("fork").Pool(min(2, len(paths)), maxtasksperchild=1)  # a process of its own for each
     try:
         with workers as pool:
             found = pool.map(work, paths, chunksize=1)

@@ -1,4 +1,5 @@
 "Print README.md: the template README.md.jinja, filled from numbers.json and the tables of the laptop study."
+
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +43,9 @@ def paper(kind, direction, metric="chrF2", method="task_arithmetic"):
 
 def retention_row(kind, direction, metric, method):
     rows = table("retention")
-    found = rows[(rows.kind == kind) & (rows.direction == direction) & (rows.metric == metric) & (rows.system == method)]
+    found = rows[
+        (rows.kind == kind) & (rows.direction == direction) & (rows.metric == metric) & (rows.system == method)
+    ]
     return found.iloc[0]
 
 
@@ -91,10 +94,24 @@ def context():
     value = {name: entry["value"] for name, entry in numbers["numbers"].items()}
     verdicts = table("claims").verdict.value_counts()
     return dict(
-        base=numbers["base"], profile=numbers["profile"], words=numbers["words"], pairs=value["pairs"], sentences=value["sentences"],
-        experts=value["experts_disjoint"], experts_mean=value["experts_mean"], minutes=round(value["wall_seconds"] / 60),
-        memory=f"{2 * value['peak_memory_mb'] / 1000:.0f}", claims=verdicts.to_dict() | {"all": int(verdicts.sum())}, library=library(),
-        kept=kept, paper=paper, points=points, difference=difference, published=published, rho=rho)
+        base=numbers["base"],
+        profile=numbers["profile"],
+        words=numbers["words"],
+        pairs=value["pairs"],
+        sentences=value["sentences"],
+        experts=value["experts_disjoint"],
+        experts_mean=value["experts_mean"],
+        minutes=round(value["wall_seconds"] / 60),
+        memory=f"{2 * value['peak_memory_mb'] / 1000:.0f}",
+        claims=verdicts.to_dict() | {"all": int(verdicts.sum())},
+        library=library(),
+        kept=kept,
+        paper=paper,
+        points=points,
+        difference=difference,
+        published=published,
+        rho=rho,
+    )
 
 
 if __name__ == "__main__":

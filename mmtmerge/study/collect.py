@@ -21,15 +21,17 @@ from .stage import Run, stages
 # %% ../../nbs/lib/study/collect.ipynb #69dc6f57
 def found(
     study: Study,
-    source: Path,    # a project, an outputs folder, a profile's folder or its runs folder
-) -> dict:           # (stage, key) -> result.json
+    source: Path,  # a project, an outputs folder, a profile's folder or its runs folder
+) -> dict:  # (stage, key) -> result.json
     "Results of a profile in another tree; raises UserError where there are none."
     places = (source / "outputs" / study.profile / "runs", source / study.profile / "runs", source / "runs", source)
     for folder in places:
         results = sorted(folder.glob("*/*/result.json"))
         if results:
             return {(p.parent.parent.name, p.parent.name): p for p in results}
-    raise UserError(f"{source} holds no results of profile {study.profile}: name a project's folder, or its outputs/{study.profile}")
+    raise UserError(
+        f"{source} holds no results of profile {study.profile}: name a project's folder, or its outputs/{study.profile}"
+    )
 
 # %% ../../nbs/lib/study/collect.ipynb #dc0c0e25
 def unfit(
@@ -122,9 +124,9 @@ def link_weights(source: str, to: str):
 
 def select(
     study: Study,
-    sources: list,     # folders
-    runs: dict,        # (stage, key) -> Run; runs by direction are added
-) -> tuple:            # (stage, key) -> result.json to copy; runs that are here already; names of what is left out
+    sources: list,  # folders
+    runs: dict,  # (stage, key) -> Run; runs by direction are added
+) -> tuple:  # (stage, key) -> result.json to copy; runs that are here already; names of what is left out
     "Which results of other trees are to be copied; raises UserError where one does not fit, or was made twice."
     take, here, left = {}, [], set()
     for source in map(Path, sources):
@@ -140,7 +142,9 @@ def select(
             if not mine.exists():
                 take[i] = path
             elif sha256(mine) != sha256(path):
-                raise UserError(f"{'/'.join(i)} was made twice, in {mine} and in {path}: keep one of them, and what rests on it")
+                raise UserError(
+                    f"{'/'.join(i)} was made twice, in {mine} and in {path}: keep one of them, and what rests on it"
+                )
             elif i not in take:
                 here.append(run)
     return take, here, left
@@ -148,10 +152,10 @@ def select(
 # %% ../../nbs/lib/study/collect.ipynb #ffd88e6a
 def collect(
     study: Study,
-    sources: list,           # folders, as for `found`
-    target: str = "",        # of a rebuild; empty: all of them
-) -> tuple:                  # (runs taken, runs that were here already)
-    "Copy results of other trees into this one; raises UserError, before anything is copied, where anything does not fit."
+    sources: list,  # folders, as for `found`
+    target: str = "",  # of a rebuild; empty: all of them
+) -> tuple:  # (runs taken, runs that were here already)
+    "Copy results of other trees into this one; raises UserError, before anything is copied, where one does not fit."
     runs = known_runs(study, target)
     take, here, left = select(study, sources, runs)
     check_inputs(study, take, runs)

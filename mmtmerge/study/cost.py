@@ -12,7 +12,7 @@ __all__ = ['BYTES', 'OVERHEAD', 'HOST', 'TOKEN', 'PAIR', 'TEXT', 'LONGEST', 'Sha
 # %% ../../nbs/lib/study/cost.ipynb #02e384bc
 import math
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from ..core import UserError
 from ..settings import Study, System, base_spec, named_sections, section
@@ -65,16 +65,19 @@ class Shape:
 
 # %% ../../nbs/lib/study/cost.ipynb #fb838814
 def stated(
-    base: str,     # a base of settings.ini
-) -> dict:         # of its [shape BASE] section
+    base: str,  # a base of settings.ini
+) -> dict:  # of its [shape BASE] section
     "What settings.ini says of a base's shape; raises UserError where it says nothing."
     base_spec(base)
     if base not in named_sections("shape"):
-        raise UserError(f"settings.ini has no [shape {base}], so {base} cannot be planned for: take its values from the model's config.json")
+        raise UserError(
+            f"settings.ini has no [shape {base}], so {base} cannot be planned for: "
+            "take its values from the model's config.json"
+        )
     return section("shape", base)
 
 def shape_of(
-    base: str,     # a base of settings.ini
+    base: str,  # a base of settings.ini
 ) -> Shape:
     "The shape of a base."
     names = {f.name for f in fields(Shape)}
@@ -282,18 +285,23 @@ def decoded_tokens(
 # %% ../../nbs/lib/study/cost.ipynb #2c4c8d6e
 def race_work(
     machine: Machine,
-    grids: tuple,        # names
+    grids: tuple,  # names
     methods: tuple,
-) -> Counter:            # sentences a direction, merged task vectors, models
+) -> Counter:  # sentences a direction, merged task vectors, models
     "What the race of one group asks for."
-    from mmtmerge.merge.grid_search import points, race     # torch: not before it is needed
+    from mmtmerge.merge.grid_search import points, race  # torch: not before it is needed
+
     rungs, total = machine.p.rungs, Counter()
+
     def score(left, rung):
         models = {(p.structure, p.lam) for p in left}
         new = rungs[rung] - (rungs[rung - 1] if rung else 0)
-        total.update(sentences=len(models) * new, merged=len({structure for structure, _ in models}), models=len(models))
+        total.update(
+            sentences=len(models) * new, merged=len({structure for structure, _ in models}), models=len(models)
+        )
         for p in left:
-            p.rungs.append(dict(mean=0.))
+            p.rungs.append(dict(mean=0.0))
+
     grid = {name: machine.study.grid[name] for name in grids}
     race(points(grid, methods), score, len(rungs), machine.p.keep)
     return total
@@ -315,7 +323,7 @@ def base(machine: Machine, params: dict) -> dict:
 # %% ../../nbs/lib/study/cost.ipynb #094ec4f8
 def saved_gb(
     machine: Machine,
-    steps: int,          # of the whole training
+    steps: int,  # of the whole training
 ) -> float:
     "What the trainer's checkpoints take together."
     shape, where = machine.shape, machine.where
@@ -333,19 +341,25 @@ def finetune(machine: Machine, params: dict) -> dict:
     saved, length = saved_gb(machine, steps), pair.prompt + pair.answer
     host = 2 * machine.trained if machine.device.get("gpu") else 0
     on_disk = pairs * (length * TOKEN + PAIR) / 1e9
-    text = pairs * (pair.prompt - pair.shared + pair.answer) * TEXT / 1e9     # as it came, and read, for both directions
+    text = (
+        pairs * (pair.prompt - pair.shared + pair.answer) * TEXT / 1e9
+    )  # as it came, and read, for both directions
     return dict(
-        flops=flops, devices=where.processes, steps=steps,
+        flops=flops,
+        devices=where.processes,
+        steps=steps,
         seconds=flops / (machine.operations("mfu") * where.processes) + machine.disk_seconds(saved),
         **memory(machine, training_gb(machine, where, length, pair.answer), host, where.devices),
         disk_gb=machine.weights + snapshots * machine.trained,
-        passing_gb=saved - snapshots * machine.trained + on_disk, cache_gb=machine.from_hub * text)
+        passing_gb=saved - snapshots * machine.trained + on_disk,
+        cache_gb=machine.from_hub * text,
+    )
 
 # %% ../../nbs/lib/study/cost.ipynb #e8b44de0
 def merge(
     machine: Machine,
     params: dict,
-    methods: list,       # that the run merges by
+    methods: list,  # that the run merges by
 ) -> dict:
     "The merges of one group: every grid point is scored."
     members = machine.study.groups[params["group"]]
@@ -354,9 +368,15 @@ def merge(
     flops = forward_flops(machine.shape, *decoded_tokens(machine, members, work["sentences"]))
     moved = (8 * work["merged"] * (len(members) + 1) + 3 * work["models"]) * machine.full
     written = len(methods) * machine.weights
-    seconds = flops / machine.operations("decode_mfu") + moved / machine.core["memory_gb_s"] + machine.disk_seconds(written)
+    seconds = (
+        flops / machine.operations("decode_mfu")
+        + moved / machine.core["memory_gb_s"]
+        + machine.disk_seconds(written)
+    )
     host = (len(members) + 3) * machine.weights + machine.full
-    return dict(flops=flops, seconds=seconds, disk_gb=written, **memory(machine, decoding_gb(machine, members), host))
+    return dict(
+        flops=flops, seconds=seconds, disk_gb=written, **memory(machine, decoding_gb(machine, members), host)
+    )
 
 # %% ../../nbs/lib/study/cost.ipynb #2dda925c
 def deltas(machine: Machine, params: dict) -> dict:

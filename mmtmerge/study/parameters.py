@@ -28,7 +28,7 @@ def code_cells(
     return [c for c in cells if c["cell_type"] == "code"]
 
 # %% ../../nbs/lib/study/parameters.ipynb #6112b326
-def assigned(statement: ast.stmt) -> tuple:   # name, value
+def assigned(statement: ast.stmt) -> tuple:  # name, value
     "The name and the literal of an assignment."
     if isinstance(statement, ast.Assign) and len(statement.targets) > 1:
         raise ValueError("several targets")
@@ -37,23 +37,27 @@ def assigned(statement: ast.stmt) -> tuple:   # name, value
 
 def parameters(
     notebook: Path,
-) -> dict:   # name -> default
-    "Names and defaults in a notebook's `parameters` cell; raises UserError for a missing tag, two of them, or anything but literals."
+) -> dict:  # name -> default
+    "Names and defaults in a notebook's `parameters` cell; raises UserError where it is not one cell of literals."
     tagged = [c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         count = f"{len(tagged)} cells" if tagged else "no cell"
-        raise UserError(f"{notebook} has {count} tagged `parameters`: it needs exactly one, or its defaults would win "
-                        "over what is asked (was it saved by a tool that drops tags?)")
+        raise UserError(
+            f"{notebook} has {count} tagged `parameters`: it needs exactly one, or its defaults would win "
+            "over what is asked (was it saved by a tool that drops tags?)"
+        )
     try:
         statements = ast.parse("".join(tagged[0]["source"])).body
         return dict(assigned(s) for s in statements)
     except (ValueError, SyntaxError, AttributeError, TypeError):
-        raise UserError(f"{notebook}: its `parameters` cell may hold literal assignments only, such as direction = 'hi-en'") from None
+        raise UserError(
+            f"{notebook}: its `parameters` cell may hold literal assignments only, such as direction = 'hi-en'"
+        ) from None
 
 # %% ../../nbs/lib/study/parameters.ipynb #76a60ac4
 def from_text(
     text: str,
-    default,     # which has the type
+    default,  # which has the type
 ):
     "Text from the command line in the type of a default; raises ValueError, KeyError or SyntaxError where it has none."
     match default:
@@ -65,18 +69,20 @@ def from_text(
             return ast.literal_eval(text)
 
 def coerce(
-    name: str,   # parameter
-    given,       # value, as text from the command line or typed from Python
-    default,     # the notebook's default
-):               # value of the default's type
+    name: str,  # parameter
+    given,  # value, as text from the command line or typed from Python
+    default,  # the notebook's default
+):  # value of the default's type
     "A parameter's value in the type of its default; raises UserError where it is of another."
     if default is None or type(given) is type(default):
         return given
     if isinstance(default, str) and isinstance(given, str):
-        return str(given)     # a Direction, say
+        return str(given)  # a Direction, say
     if isinstance(default, float) and type(given) is int:
         return float(given)
-    wrong = UserError(f"parameter {name}={given!r} is no {type(default).__name__}: the notebook's default is {default!r}")
+    wrong = UserError(
+        f"parameter {name}={given!r} is no {type(default).__name__}: the notebook's default is {default!r}"
+    )
     if not isinstance(given, str):
         raise wrong
     try:

@@ -8,7 +8,7 @@ __all__ = ['closure', 'levels', 'ordered', 'targets', 'everything', 'plan']
 # %% ../../nbs/lib/study/plan.ipynb #a7b1cd17
 from ..core import UserError, nearest
 from ..settings import Study
-from .stage import Run, stages
+from .stage import stages
 
 # %% ../../nbs/lib/study/plan.ipynb #d852898f
 def closure(
@@ -67,8 +67,8 @@ def everything(study: Study) -> dict:   # (folder, key) -> Run
 # %% ../../nbs/lib/study/plan.ipynb #a44b94b6
 def plan(
     study: Study,
-    target: str = "mountdoom",   # a study, another target, a stage, or one run as stage/key
-) -> list:                       # runs, each after those it reads
+    target: str = "mountdoom",  # a study, another target, a stage, or one run as stage/key
+) -> list:  # runs, each after those it reads
     "The runs that a target needs; raises UserError for an unknown one."
     known = targets(study)
     if target in known:
@@ -76,5 +76,7 @@ def plan(
     runs = everything(study)
     wanted = [run for run in runs.values() if target in (run.folder, run.stage.name, str(run))]
     if not wanted:
-        raise UserError(f"unknown target {target!r}: {nearest(target, [*known, *stages(), *map(str, runs.values())][:60])}")
+        raise UserError(
+            f"unknown target {target!r}: {nearest(target, [*known, *stages(), *map(str, runs.values())][:60])}"
+        )
     return ordered(study, wanted)

@@ -121,10 +121,24 @@ def digests(
     return dict(code=code_digest(stage.path), data=data_digest(study, stage), settings=settings)
 
 # %% ../../nbs/lib/study/provenance.ipynb #19afdd81
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "sacrebleu", "numpy", "pandas", "papermill",
-            "mmtmerge", "datasets", "ctranslate2", "liger_kernel", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "sacrebleu",
+    "numpy",
+    "pandas",
+    "papermill",
+    "mmtmerge",
+    "datasets",
+    "ctranslate2",
+    "liger_kernel",
+    "triton",
+)
 
-def versions() -> dict:   # package -> version, of those that are installed
+def versions() -> dict:  # package -> version, of those that are installed
     "Versions of Python and of the packages that make results."
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -132,7 +146,7 @@ def versions() -> dict:   # package -> version, of those that are installed
             found[package] = importlib.metadata.version(package)
     return found
 
-def gpu_name():           # str, or None
+def gpu_name():  # str, or None
     "Name of the GPU that this process sees. Asking starts CUDA, so it is asked at the end of a notebook only."
     torch = sys.modules.get("torch")
     with contextlib.suppress(RuntimeError):

@@ -46,6 +46,7 @@ def plan_lines(
 def ram_gb() -> float:
     "Memory of this machine."
     import psutil
+
     return psutil.virtual_memory().total / 1e9
 
 def refuse_without_gpus(
@@ -57,18 +58,22 @@ def refuse_without_gpus(
     most = max(r.stage.gpus_of(study.profile) for r in runs)
     if most > here:
         shown = "1 GPU" if here == 1 else f"{here or 'no'} GPUs"
-        raise UserError(f"profile {study.profile} asks for {most} {where.hardware}, this machine shows {shown}: change hardware and "
-                        f"devices in settings.ini, [launch {study.profile}], or say --cpu to go on without")
+        raise UserError(
+            f"profile {study.profile} asks for {most} {where.hardware}, this machine shows {shown}: "
+            "change hardware and "
+            f"devices in settings.ini, [launch {study.profile}], or say --cpu to go on without"
+        )
 
 def check_machine(
     study: Study,
     runs: list,
     cores: int,
-    where: str,   # profile of the workflow: local, slurm
-    cpu: bool,    # go on without GPUs
-):                # the estimated costs of the runs, a table
+    where: str,  # profile of the workflow: local, slurm
+    cpu: bool,  # go on without GPUs
+):  # the estimated costs of the runs, a table
     "Raises UserError for what this machine cannot do: GPUs, memory, disk."
-    from mmtmerge.study import estimate     # pandas: not before it is needed
+    from mmtmerge.study import estimate  # pandas: not before it is needed
+
     local, profile = where == "local", launch(study.profile)
     if local and not cpu:
         refuse_without_gpus(study, runs)
@@ -85,21 +90,26 @@ def check_machine(
 # %% ../../nbs/lib/study/rebuild.ipynb #dea9de9f
 def refuse_costly_remaking(
     study: Study,
-    todo: list,     # runs
-    why: dict,      # (folder, key) -> reason
-    table,          # of `check_machine`
+    todo: list,  # runs
+    why: dict,  # (folder, key) -> reason
+    table,  # of `check_machine`
 ):
     "Raises UserError where making results again takes hours of GPUs."
+
     def remade(run):
         follows = any(why.get(r.id) for r in run.inputs(study))
         return run.result(study).exists() or costly(study, run, follows)
+
     again = {str(run): why[run.id] for run in todo if remade(run)}
     on_gpus = any(run.stage.gpus_of(study.profile) for run in todo)
     hours = table[table.run.isin(again)].device_hours.sum() if on_gpus else 0
     if hours > 1:
         listed = "\n".join(f"  {run}: {reason}" for run, reason in again.items())
-        raise UserError(f"{len(again)} results, or trainings that had begun, are here and would be removed and made again, which takes "
-                        f"about {hours:,.0f} hours of a GPU: take back what has changed, or say --yes\n{listed}")
+        raise UserError(
+            f"{len(again)} results, or trainings that had begun, are here and would be removed and made again, "
+            "which takes "
+            f"about {hours:,.0f} hours of a GPU: take back what has changed, or say --yes\n{listed}"
+        )
 
 # %% ../../nbs/lib/study/rebuild.ipynb #13c86182
 def snakemake_command(
@@ -176,13 +186,13 @@ def rebuild(
     study: Study,
     target: str,
     cores: int,
-    where: str = "local",       # profile of the workflow: local, slurm
-    dry_run: bool = False,      # show the plan and stop
-    yes: bool = False,          # make results again even where that takes hours of GPUs
-    cpu: bool = False,          # go on without GPUs
+    where: str = "local",  # profile of the workflow: local, slurm
+    dry_run: bool = False,  # show the plan and stop
+    yes: bool = False,  # make results again even where that takes hours of GPUs
+    cpu: bool = False,  # go on without GPUs
     accept_code: bool = False,  # reuse results that other code made from the same settings and data
 ):
-    "Make everything of a target that is missing or out of date; raises UserError for what is refused, RunFailed where a run fails."
+    "Make what a target lacks; raises UserError for what is refused, RunFailed where a run fails."
     runs = plan(study, target)
     busy = f"another rebuild of profile {study.profile} is at work: wait for it or stop it"
     with locked(study.out / "rebuild.lock", wait=0, busy=busy):
@@ -191,7 +201,9 @@ def rebuild(
         why = state(study, runs, accept_code)
         todo = [r for r in runs if why[r.id]]
         if not todo:
-            return print(f"nothing to do: everything is up to date ({len(runs)} results of profile {study.profile} reused)")
+            return print(
+                f"nothing to do: everything is up to date ({len(runs)} results of profile {study.profile} reused)"
+            )
         print(f"profile {study.profile}, target {target}: {len(todo)} of {len(runs)} runs to do")
         print("\n".join(plan_lines(runs, why, each=dry_run)))
         if dry_run:

@@ -118,8 +118,8 @@ def record_of(
 # %% ../../nbs/lib/study/runner.ipynb #e8413835
 def finish(
     active: ActiveRun,
-    result: dict,     # the stage's own part of the record
-    files=(),         # paths made besides those that the stage declares: tables, figures
+    result: dict,  # the stage's own part of the record
+    files=(),  # paths made besides those that the stage declares: tables, figures
 ):
     "Write result.json, last and whole; raises UserError where a parameter was changed or a declared file is missing."
     notebook, asked = active.stage.path.name, os.environ.get("MMTMERGE_ASKED")
@@ -134,12 +134,15 @@ def finish(
     record = record_of(active, made, result)
     write_json(active.folder / "result.json", record)
     for entry in record.get("accepted", []):
-        print(f"rests on {entry['run']}, made by other code (mmtmerge {entry['version']}, {entry['code']}) from the same settings and data")
+        print(
+            f"rests on {entry['run']}, made by other code (mmtmerge {entry['version']}, {entry['code']}) "
+            "from the same settings and data"
+        )
 
 ActiveRun.finish = finish
 
 def begin(
-    namespace: dict,     # the notebook's globals()
+    namespace: dict,  # the notebook's globals()
 ) -> ActiveRun:
     "The run that this notebook is."
     return ActiveRun(namespace)
@@ -147,17 +150,31 @@ def begin(
 # %% ../../nbs/lib/study/runner.ipynb #df1cec15
 def environment(
     study: Study,
-) -> dict:   # environment variables
+) -> dict:  # environment variables
     "What the environment of every run of a profile holds."
     package = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     threads = {f"{library}_NUM_THREADS": str(study.p.threads) for library in ("OMP", "MKL", "OPENBLAS")}
     memory = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(1 << 36), MALLOC_TOP_PAD_=str(1 << 28))
-    quiet = dict(TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
-                 TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS="ignore:IProgress not found", PYDEVD_DISABLE_FILE_VALIDATION="1")
-    return threads | memory | quiet | dict(
-        MMTMERGE_ROOT=str(root()), PYTHONPATH=path, PYTHONHASHSEED="0",
-        MPLBACKEND="module://matplotlib_inline.backend_inline")
+    quiet = dict(
+        TQDM_DISABLE="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+        TOKENIZERS_PARALLELISM="false",
+        PYTHONWARNINGS="ignore:IProgress not found",
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+    )
+    return (
+        threads
+        | memory
+        | quiet
+        | dict(
+            MMTMERGE_ROOT=str(root()),
+            PYTHONPATH=path,
+            PYTHONHASHSEED="0",
+            MPLBACKEND="module://matplotlib_inline.backend_inline",
+        )
+    )
 
 # %% ../../nbs/lib/study/runner.ipynb #ab81f955
 def kernel_class(
@@ -196,26 +213,38 @@ def end_with_parent(
 # %% ../../nbs/lib/study/runner.ipynb #26cfabf3
 def execute(
     notebook: Path,
-    out: Path,        # executed notebook
-    asked: dict,      # parameters
-    kernel,           # class, from `kernel_class`
+    out: Path,  # executed notebook
+    asked: dict,  # parameters
+    kernel,  # class, from `kernel_class`
     attempts: int = 3,
 ):
     "Execute a notebook; raises UserError where it refused something, RunFailed where it failed."
     import papermill
     import zmq
     from nbclient.exceptions import DeadKernelError
-    how = dict(kernel_name="python3", language="python", progress_bar=False, cwd=root(), start_timeout=300,
-               shutdown_kernel="immediate", kernel_manager_class=kernel)
+
+    how = dict(
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        cwd=root(),
+        start_timeout=300,
+        shutdown_kernel="immediate",
+        kernel_manager_class=kernel,
+    )
     for attempt in range(1, attempts + 1):
         try:
             return papermill.execute_notebook(notebook, out, asked, **how)
         except papermill.PapermillExecutionError as e:
             if e.ename == "UserError":
                 raise UserError(f"{e.evalue} (the executed notebook: {out})") from None
-            raise RunFailed(f"{notebook.name} failed: {e.ename}: {e.evalue}\n  the executed notebook: {out}") from None
+            raise RunFailed(
+                f"{notebook.name} failed: {e.ename}: {e.evalue}\n  the executed notebook: {out}"
+            ) from None
         except DeadKernelError:
-            raise RunFailed(f"{notebook.name}: its kernel died, perhaps for lack of memory\n  the executed notebook: {out}") from None
+            raise RunFailed(
+                f"{notebook.name}: its kernel died, perhaps for lack of memory\n  the executed notebook: {out}"
+            ) from None
         except (RuntimeError, zmq.ZMQError) as e:
             if attempt == attempts:
                 raise RunFailed(f"{notebook.name}: no kernel would start ({e})") from None
@@ -308,8 +337,10 @@ def refuse_costly(
     if os.environ.get("MMTMERGE_YES") or not costly(study, run):
         return
     folder, why = run.result(study).parent, stale(study, run)
-    raise UserError(f"{folder} holds what GPUs trained with other code, data, settings or inputs, and it would be removed ({why}): "
-                    "take back what has changed, move it elsewhere, or say --yes (to mmtmerge run: --force)")
+    raise UserError(
+        f"{folder} holds what GPUs trained with other code, data, settings or inputs, and it would be removed ({why}): "
+        "take back what has changed, move it elsewhere, or say --yes (to mmtmerge run: --force)"
+    )
 
 def check_result(
     run: Run,

@@ -1,4 +1,5 @@
 "Results of several copies of the project, brought together or refused."
+
 import json
 import shutil
 
@@ -47,7 +48,9 @@ def test_two_machines(copy):
     assert said.returncode == 0, said.stderr
     assert "taken: finetune/en-ta" in said.stdout and "1 results taken, 1 were here already" in said.stdout
     assert said.stderr == f"note: torch was {result['versions']['torch']} for base/base, 0.1 for finetune/en-ta\n"
-    assert (mine / "checkpoint/model.safetensors").samefile(other / "checkpoint/model.safetensors")     # weights are not copied
+    assert (mine / "checkpoint/model.safetensors").samefile(
+        other / "checkpoint/model.safetensors"
+    )  # weights are not copied
     assert not (mine / "run.ipynb").samefile(other / "run.ipynb")
     assert (other / "run.lock").exists() and not (mine / "run.lock").exists()
     plan = mmtmerge(here, "rebuild", "--profile", "smoke", "--dry-run").stdout
@@ -58,7 +61,7 @@ def test_two_machines(copy):
 
 def test_what_does_not_fit_is_refused(copy, tmp_path):
     here = blank(copy, "here")
-    other = blank(copy, "other")     # its own base
+    other = blank(copy, "other")  # its own base
     file = expert(other, "en-ta") / "result.json"
     said = collect(here, other)
     assert said.returncode == 2 and "base/base was made twice" in said.stderr
@@ -86,7 +89,9 @@ def test_master_weights_make_other_experts(copy, dtype):
     if dtype == "float32":
         assert said.returncode == 0 and "taken: finetune/en-ta" in said.stdout, said.stderr
     else:
-        assert said.returncode == 2 and "finetune/en-ta" in said.stderr and "made with other settings" in said.stderr, said.stdout
+        assert (
+            said.returncode == 2 and "finetune/en-ta" in said.stderr and "made with other settings" in said.stderr
+        ), said.stdout
 
 
 def test_one_direction_of_a_translation_and_of_a_probe(copy):
@@ -106,5 +111,7 @@ def test_one_direction_of_a_translation_and_of_a_probe(copy):
         assert f"{stage}/base__en-hi" in plan and f"{stage}/base__en-indic" not in plan
     assert "translate/base__indic-en" in plan and "translate/base__hi-en" not in plan
     done = mmtmerge(here, "rebuild", "translate/base__en-hi", "--profile", "smoke", timeout=300)
-    assert done.returncode == 0 and (here / "outputs/smoke/runs/translate/base__en-hi/result.json").exists(), done.stderr
+    assert done.returncode == 0 and (here / "outputs/smoke/runs/translate/base__en-hi/result.json").exists(), (
+        done.stderr
+    )
     assert "nothing to do" in mmtmerge(here, "rebuild", "translate/base__en-ta", "--profile", "smoke").stdout

@@ -1,4 +1,5 @@
-"Declarations: a new stage is its notebook and one of them; digests are as narrow as what it declares; other code is accepted only by its name."
+"Declarations: a new stage is its notebook and one of them; its digests cover what it declares, and nothing else."
+
 import json
 import re
 
@@ -11,7 +12,7 @@ from mmtmerge.study.provenance import modules_behind, imported, without_prose
 from mmtmerge.study.parameters import code_cells
 from mmtmerge.study.stage import stages
 
-TOY = '''
+TOY = """
 from mmtmerge.study.stage import Stage, report
 from mmtmerge.study.stages.mountdoom import expert, one_direction
 
@@ -24,7 +25,8 @@ def a_number(study, params):
     return ["number.txt"]
 
 
-COUNT = Stage("count", "runs/toy/count", settings="seed", named_by=dict(direction=one_direction), inputs=the_expert, files=a_number)
+COUNT = Stage("count", "runs/toy/count", settings="seed", named_by=dict(direction=one_direction),
+              inputs=the_expert, files=a_number)
 
 
 def counts(study, params):
@@ -32,15 +34,19 @@ def counts(study, params):
 
 
 STAGES = [COUNT, report("toy", counts, ("toy",))]
-'''
-COUNT = "(run.folder / 'number.txt').write_text(str(run.study.p.seed))\nrun.checkpoint(direction)\nrun.finish(dict(seed=run.study.p.seed))"
-REPORT = '''
+"""
+COUNT = """
+(run.folder / 'number.txt').write_text(str(run.study.p.seed))
+run.checkpoint(direction)
+run.finish(dict(seed=run.study.p.seed))
+"""
+REPORT = """
 seeds = [run.results.read("count", str(d))["result"]["seed"] for d in run.study.directions]
 out = run.study.tables / "toy.csv"
 out.parent.mkdir(parents=True, exist_ok=True)
 out.write_text(str(seeds))
 run.finish(dict(seeds=seeds), files=[out])
-'''
+"""
 
 
 def test_a_new_stage_is_its_notebook_and_one_declaration(blank):
@@ -48,12 +54,19 @@ def test_a_new_stage_is_its_notebook_and_one_declaration(blank):
     write_notebook(blank / "nbs/runs/toy/count.ipynb", "profile = 'laptop'\ndirection = 'en-hi'", BEGIN, COUNT)
     write_notebook(blank / "nbs/report/toy.ipynb", "profile = 'laptop'", BEGIN, REPORT)
     plan = mmtmerge(blank, "rebuild", "toy", "--profile", "smoke", "--dry-run").stdout
-    assert [line.split()[:2] for line in plan.splitlines() if "to do," in line] == [["base", "1"], ["finetune", "2"], ["count", "2"], ["report", "1"]]
+    assert [line.split()[:2] for line in plan.splitlines() if "to do," in line] == [
+        ["base", "1"],
+        ["finetune", "2"],
+        ["count", "2"],
+        ["report", "1"],
+    ]
     done = mmtmerge(blank, "rebuild", "toy", "--profile", "smoke", "--cores", "2", timeout=300)
     assert done.returncode == 0, done.stderr
     assert (blank / "outputs/smoke/tables/toy.csv").read_text() == "[42, 42]"
     made = json.loads((blank / "outputs/smoke/runs/count/en-hi/result.json").read_text())
-    assert list(made["inputs"]) == ["runs/finetune/en-hi/result.json"] and made["files"] == ["runs/count/en-hi/number.txt"]
+    assert list(made["inputs"]) == ["runs/finetune/en-hi/result.json"] and made["files"] == [
+        "runs/count/en-hi/number.txt"
+    ]
     assert "count" in mmtmerge(blank, "list").stdout
     refused = mmtmerge(blank, "run", "count", "-p", "profile=smoke", "-p", "direction=en-xx")
     assert refused.returncode == 2 and "unknown direction 'en-xx'" in refused.stderr
@@ -86,8 +99,10 @@ def edit(path, old, new):
 
 def test_edits_make_those_stale_that_rest_on_them(blank):
     assert mmtmerge(blank, "run", "base", "-p", "profile=smoke").returncode == 0
+
     def plan():
         return mmtmerge(blank, "rebuild", "base", "--profile", "smoke", "--dry-run").stdout
+
     for name in ("cli.py", "report/results.py", "study/runner.py", "study/stages/mountdoom.py", "merge/apply.py"):
         with open(blank / "mmtmerge" / name, "a") as module:
             module.write("\nADDED = 1\n")
@@ -96,19 +111,24 @@ def test_edits_make_those_stale_that_rest_on_them(blank):
     assert "code changed" in plan()
 
 
-@pytest.mark.parametrize("key, value, good", [
-    ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe"}),
-    ("grid_engine", "vllm", {"base", "finetune", "deltas", "translate", "probe"}),
-    ("lr", 1., {"base", "merge", "deltas", "translate", "probe"}),
-    ("neuron_rho", .2, {"base", "finetune", "merge", "deltas", "translate", "probe"}),
-    ("decode_batch", 7, {"base", "finetune", "deltas", "probe"}),
-])
+@pytest.mark.parametrize(
+    "key, value, good",
+    [
+        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe"}),
+        ("grid_engine", "vllm", {"base", "finetune", "deltas", "translate", "probe"}),
+        ("lr", 1.0, {"base", "merge", "deltas", "translate", "probe"}),
+        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe"}),
+        ("decode_batch", 7, {"base", "finetune", "deltas", "probe"}),
+    ],
+)
 def test_a_value_makes_those_stale_that_declare_it(key, value, good):
     "Those that rest on others follow through their inputs."
     other, same = load("laptop"), load("laptop")
     setattr(other.p, key, value)
     models = {s.name: s.settings for s in stages().values() if s.folder != "report"}
-    assert {s for s, names in models.items() if settings_digest(other, names) == settings_digest(same, names)} == good
+    assert {
+        s for s, names in models.items() if settings_digest(other, names) == settings_digest(same, names)
+    } == good
 
 
 def test_no_number_in_a_file_name_is_read():
@@ -130,7 +150,10 @@ def test_results_of_other_code_are_accepted_by_name_only(blank):
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in times} == times
     report = json.loads((blank / "outputs/smoke/runs/report/retention/result.json").read_text())
-    assert {(e["run"], e["version"]) for e in report["accepted"]} == {("finetune/en-hi", "0.1.0"), ("finetune/hi-en", "0.1.0")}
+    assert {(e["run"], e["version"]) for e in report["accepted"]} == {
+        ("finetune/en-hi", "0.1.0"),
+        ("finetune/hi-en", "0.1.0"),
+    }
     shown = (blank / "outputs/smoke/report/retention.ipynb").read_text()
     assert "rests on finetune/en-hi, made by other code (mmtmerge 0.1.0" in shown
     path = folder / "en-hi/result.json"

@@ -1,4 +1,5 @@
 "The whole study in clean copies of the repository: deterministic, and unhurt by kill -9."
+
 import json
 import os
 import random
@@ -80,17 +81,20 @@ def test_blank_workflow_killed_and_continued(blank):
 def test_killed_parent_leaves_nothing_running(blank):
     "Only the front process is killed: what it started ends by itself, and the next call is not refused."
     import psutil
+
     process = start(blank)
     time.sleep(8)
     process.kill()
     process.wait()
+
     def left():
         found = [p.info for p in psutil.process_iter(["pid", "cmdline", "environ"])]
         own = [p for p in found if (p["environ"] or {}).get("MMTMERGE_ROOT") == str(blank)]
         return [p["cmdline"] for p in own if p["pid"] != os.getpid()]
-    ends = time.time() + 30     # a process ends once it has imported what it began to
+
+    ends = time.time() + 30  # a process ends once it has imported what it began to
     while left() and time.time() < ends:
-        time.sleep(.5)
+        time.sleep(0.5)
     assert not left()
     assert mmtmerge(blank, "rebuild", "base", "--profile", "smoke").returncode == 0
 
@@ -114,7 +118,9 @@ def clean(copy):
 
 def test_smoke_study_is_whole(clean):
     project, _ = clean
-    assert {"table1.csv", "table2.csv", "table3.csv", "table4.csv", "retention.csv", "claims.csv"} <= set(made(project, "tables"))
+    assert {"table1.csv", "table2.csv", "table3.csv", "table4.csv", "retention.csv", "claims.csv"} <= set(
+        made(project, "tables")
+    )
     assert {"fig1.png", "fig1.svg"} <= set(made(project, "figures"))
     results = [json.loads(p.read_text()) for p in project.glob("outputs/smoke/runs/*/*/result.json")]
     assert all(r["asked"] == r["used"] for r in results)
