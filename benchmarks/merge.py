@@ -21,7 +21,7 @@ What is assumed:
 - "From disk": Task Arithmetic and the floor once more, with the inputs taken out of the page cache before each measurement, as a
   machine has them that has not just written them. Libraries and our cache stay warm.
 - The grid is the paper's (60 points of a group): ours is one rung of the study's sweep, which makes them resident one after another
-  in one process, from 16 directions, and takes their fingerprints; only its translation is left out. mergekit's time is EXTRAPOLATED
+  in one process, from 16 merged task vectors, and takes their fingerprints; only its translation is left out. mergekit's time is EXTRAPOLATED
   from its one run of each method, start-up counted 60 times, as its user pays it.
 - TIES of the preset `paper` has thresholds of whole models, which mergekit has not: ours is timed alone.
 """
@@ -35,7 +35,8 @@ import numpy as np, psutil, torch, typer
 from safetensors.torch import save_file
 from tabulate import tabulate
 
-from mmtmerge.merge.checkpoints import Checkpoint, plan_shards
+from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.checkpoint_writer import plan_shards
 from mmtmerge.core import UserError, nearest, write_json
 from mmtmerge.merge.elementwise import spread
 from mmtmerge.merge.grid_search import Point, Sweep
@@ -59,7 +60,7 @@ def command(tool, config=None, out=None):
     "How a merge is started; without a configuration, the same start with nothing to do."
     if tool == "mergekit": return [sys.executable, "-m", "mergekit.scripts.run_yaml", *([config, out] if config else ["--help"])]
     if config: return [sys.executable, "-m", "mmtmerge.cli", "merge", "--config", config, "--out", out]
-    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.merge.checkpoints\nimport mmtmerge.recipes"]
+    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.merge.checkpoints\nimport mmtmerge.merge.mergekit_yaml"]
 
 # Inputs
 def architecture(size, layers=None):

@@ -8,13 +8,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
 from conftest import REPO
-from mmtmerge.merge import checkpoints
+from mmtmerge.merge import checkpoint_checks, checkpoint_reader, checkpoint_writer
 from mmtmerge.study import cost as planning
 from mmtmerge.core import UserError
 from mmtmerge.merge.diagnostics import place_of
 from mmtmerge.training.finetune import arguments
 from mmtmerge.training.launch import launch
-from mmtmerge.merge.apply import Recipe, apply_
+from mmtmerge.merge.apply import Recipe, apply_to_model
 from mmtmerge.models import chat_template
 from mmtmerge.probe.record import Watch, gates
 from mmtmerge.settings import base_spec, load
@@ -46,7 +46,7 @@ def test_names_shapes_and_tying_in_a_merge(model):
     base = state(model)
     assert embedding_names(base) == EMBEDDINGS and "lm_head.weight" not in base
     check_shapes(base, {"en-hi": dict(base), "en-bn": dict(base)})
-    names = lambda *given, **more: set(Recipe(*given, **more).vectors(base, [base, base]).names)
+    names = lambda *given, **more: set(Recipe(*given, **more).task_vectors(base, [base, base]).names)
     assert names("ties", dict(K=.5)) == base.keys() - EMBEDDINGS and names("sce", dict(select_topk=.5)) == base.keys()
     for method, preset, definition in [(name, preset or "paper", d) for name, by in METHODS.items() for preset, d in by.items()]:
         hyper = {k: len if k == "score" else .5 for k, x in definition.parameters.items() if x.default is inspect.Parameter.empty}
@@ -57,8 +57,8 @@ def test_a_merge_finds_its_place_in_the_model(model):
     base = {name: t.clone() for name, t in state(model).items()}
     m = {name: torch.empty(t.shape, device="meta") for name, t in base.items() if ".layers.0." in name}
     assert len(m) == sum(place_of(name)[0] == 0 for name in base)
-    apply_(dict(model.named_parameters()), base, m, .5)
-    with pytest.raises(UserError, match="different parameters"): apply_(model.state_dict(), base, m, .5)     # it names the tied head, too
+    apply_to_model(dict(model.named_parameters()), base, m, .5)
+    with pytest.raises(UserError, match="different parameters"): apply_to_model(model.state_dict(), base, m, .5)     # it names the tied head, too
 
 
 def test_every_parameter_has_a_place_in_the_tables(model):
@@ -72,14 +72,14 @@ def test_a_checkpoint_is_cut_written_and_read(profile, model, tmp_path, monkeypa
     folder, wanted = tmp_path / "model", {name: (tuple(t.shape), t.dtype) for name, t in state(model).items()}
     model.config.save_pretrained(folder)
     sizes = {name: t.nbytes for name, t in state(model).items()}
-    shards = checkpoints.plan_shards(sizes, 10**9)
+    shards = checkpoint_writer.plan_shards(sizes, 10**9)
     assert sum(sizes.values()) == 2 * PARAMETERS[profile] and [name for shard in shards for name in shard] == list(sizes) and max(sum(sizes[n] for n in shard) for shard in shards) <= 10**9
     for i, shard in enumerate(shards):
-        with checkpoints._File(folder / f"model-{i}.safetensors", {name: wanted[name] for name in shard}).file as f: f.truncate(f.tell() + sum(sizes[n] for n in shard))
-    read = checkpoints.Checkpoint(folder)
-    checkpoints.check_written(folder, wanted)
-    checkpoints.check_compatible(read, {"en-hi": checkpoints.Checkpoint(folder)}, tokenizer=False)
-    assert read.keys() == wanted.keys() and set(Recipe("ties", dict(K=.5)).vectors(read, {"en-hi": read}).names) == wanted.keys() - EMBEDDINGS
+        with checkpoint_writer.TensorFile(folder / f"model-{i}.safetensors", {name: wanted[name] for name in shard}).file as f: f.truncate(f.tell() + sum(sizes[n] for n in shard))
+    read = checkpoint_reader.Checkpoint(folder)
+    checkpoint_checks.check_written(folder, wanted)
+    checkpoint_checks.check_compatible(read, {"en-hi": checkpoint_reader.Checkpoint(folder)}, tokenizer=False)
+    assert read.keys() == wanted.keys() and set(Recipe("ties", dict(K=.5)).task_vectors(read, {"en-hi": read}).names) == wanted.keys() - EMBEDDINGS
 
 
 def test_every_gate_is_watched(model):

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mmtmerge.merge.checkpoints import Checkpoint, write_merge
-from mmtmerge.merge.apply import Recipe, directions, merge_state_dicts
+from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.checkpoint_writer import write_merge
+from mmtmerge.merge.apply import Recipe, merge_state_dicts, merged_task_vectors
 from mmtmerge.merge.task_vectors import METHODS, find_method, keep_mask, random_key
 
 REGISTERED = [(name, preset or "paper") for name, meanings in METHODS.items() for preset in meanings]
@@ -159,5 +160,5 @@ def test_rescaling_restores_the_norm(method, hyper):
     "The L1 norm of an expert's task vector survives the mask."
     base, experts, _ = models((method, "mergekit"), 0, 9, 12, count=1)
     recipe = Recipe(method, dict(weight=1., **hyper), preset="mergekit", embeddings="merge")
-    for k, m in directions(recipe, recipe.vectors(base, experts)):
+    for k, m in merged_task_vectors(recipe, recipe.task_vectors(base, experts)):
         if m.numel() > 20: torch.testing.assert_close(m.abs().sum(), (experts["a"][k] - base[k]).abs().sum(), rtol=1e-5, atol=0)

@@ -13,7 +13,7 @@ import torch
 from mmtmerge import metrics, settings
 from mmtmerge.merge.grid_search import Sweep, points, race
 
-RECORDED = Path(__file__).parent / "data" / "grid-bi-hi.jsonl.xz"
+RECORDED = Path(__file__).parent.parent / "data" / "grid-bi-hi.jsonl.xz"
 
 
 def sweep_of(tmp_path, study, rungs):

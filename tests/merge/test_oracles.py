@@ -5,8 +5,8 @@ import pytest
 import torch
 import yaml
 
-from mmtmerge.merge.checkpoints import Checkpoint
-from mmtmerge.merge.apply import Recipe, directions, fingerprint, merge_state_dicts
+from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.apply import Recipe, fingerprint, merge_state_dicts, merged_task_vectors
 from mmtmerge.merge.elementwise import magnitudes_at
 from mmtmerge.merge.mergekit_yaml import WHOLE, read_config, write_config
 from mmtmerge.settings import load
@@ -45,7 +45,7 @@ def short(x): return x if isinstance(x, str) else " ".join(f"{k}={'each' if isin
 
 def direction(base, experts, method, preset="paper", embeddings=None, **hyper):
     recipe = Recipe(method, hyper, preset=preset, embeddings=embeddings)
-    return dict(directions(recipe, recipe.vectors(base, experts)))
+    return dict(merged_task_vectors(recipe, recipe.task_vectors(base, experts)))
 
 MERGEKIT = [(m, h) for m, hs in dict(
     linear=grid(weight=[1., .3, W], normalize=[True, False]),

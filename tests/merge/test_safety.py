@@ -6,71 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import REPO, environment
+from models_on_disk import EMBED, HEAD, INDEX, NORM, UP, W, contents, edit, go, put, same, shard, snapshot, written
 from safetensors.torch import load_file, save_file
 
-from mmtmerge.merge import checkpoints
+from mmtmerge.merge import checkpoint_writer, checkpoints, model_card
 from mmtmerge.merge.checkpoints import merge_checkpoints
 from mmtmerge.core import UserError, root
-from mmtmerge.merge.apply import Recipe, apply_, directions, merge_state_dicts
+from mmtmerge.merge.apply import Recipe, apply_to_model, merge_state_dicts, merged_task_vectors
 
-MINI = root() / "mmtmerge/data/miniature"
-NORM, UP, EMBED, HEAD = "model.norm.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
-W, INDEX = "model.safetensors", "model.safetensors.index.json"
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    "The miniature with biases as base, and two experts around it."
-    d, g = tmp_path_factory.mktemp("pristine"), torch.Generator().manual_seed(1)
-    noise = lambda s, size, end: {k: v + size * torch.randn(v.shape, generator=g) if k.endswith(end) else v for k, v in s.items()}
-    base = noise(load_file(MINI / W), .02, "bias")
-    for who, s in {"base": base, "a": noise(base, .002, ""), "b": noise(base, .002, "")}.items():
-        shutil.copytree(MINI, d / who)
-        save_file(s, d / who / W, {"format": "pt"})
-    return d
-
-
-@pytest.fixture
-def d(pristine, tmp_path):
-    "Hard links to base, a and b, to be spoilt by `put`, `edit` and `shard`, which write new files; out/ is empty."
-    for who in ("base", "a", "b"): shutil.copytree(pristine / who, tmp_path / who, copy_function=os.link)
-    (tmp_path / "out").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def mount(d):
-    "Mounts a small file system of its own at disk/."
-    (at := d / "disk").mkdir()
-    def on(options):
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", at], capture_output=True).returncode: pytest.skip("mounting is not permitted")
-    yield on
-    if os.path.ismount(at): subprocess.run(["umount", at], check=True)
-
-
-def put(file, content):
-    file.unlink(missing_ok=True)
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-def edit(folder, change):
-    change(state := load_file(folder / W))
-    (folder / W).unlink()
-    save_file(state, folder / W, {"format": "pt"})
-
-def shard(folder, n, change=lambda files, at: None):
-    "Deal the tensors out to n files; `change` may spoil them and their index."
-    state = load_file(folder / W)
-    files = {f"model-{i + 1:05}-of-{n:05}.safetensors": {k: state[k] for k in list(state)[i::n]} for i in range(n)}
-    change(files, at := {k: f for f, s in files.items() for k in s})
-    for f, s in files.items(): save_file(s, folder / f, {"format": "pt"})
-    put(folder / INDEX, json.dumps(dict(metadata={}, weight_map=at)))
-    (folder / W).unlink()
-
-def go(d, method="linear", experts=("a", "b"), out="out/merged", **more):
-    return merge_checkpoints(d / "base", [d / e for e in experts], d / out, method, **dict(threads=1, progress=False) | more)
-
-def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
-def snapshot(d): return {p: p.is_dir() or (p.lstat().st_mtime_ns, p.lstat().st_size) for p in d.rglob("*")}
+pytest_plugins = ["models_on_disk"]
 
 
 # Ways to spoil: functions of the folder that holds base, a and b. Names are those of one folder or of several.
@@ -198,7 +142,7 @@ def test_architecture_is_asked_about_first(d, monkeypatch, config):
 
 def test_failure_does_not_wait_for_hashes(d, monkeypatch):
     stopped = []
-    monkeypatch.setattr(checkpoints, "file_hash", lambda file, stop: stopped.append(stop.wait(60)))
+    monkeypatch.setattr(model_card, "file_hash", lambda file, stop: stopped.append(stop.wait(60)))
     Fill("a", UP, torch.nan, 1)(d)
     with pytest.raises(UserError, match="NaN"): go(d)
     assert stopped and all(stopped)
@@ -240,17 +184,20 @@ def test_unwritable(d, mount):
     assert not list((d / "disk").iterdir())
 
 
-SLOW = """import sys, time, pathlib, mmtmerge.merge.checkpoints as c
-d, name, calls, f = pathlib.Path(sys.argv[1]), sys.argv[2], [], getattr(c, sys.argv[2])
+SLOW = """import importlib, sys, time, pathlib
+from mmtmerge.merge.checkpoints import merge_checkpoints
+d, (module, name), calls = pathlib.Path(sys.argv[1]), sys.argv[2].split("."), []
+c = importlib.import_module(f"mmtmerge.merge.{module}")
+f = getattr(c, name)
 def stop(*args):
     calls.append(1)
     if len(calls) == int(sys.argv[3]): print("here", flush=True); time.sleep(600)
     return f(*args)
 setattr(c, name, stop)
-c.merge_checkpoints(d / "base", [d / "a", d / "b"], d / "out/merged", "linear", shard_gb=.0005, threads=1, progress=False)"""
+merge_checkpoints(d / "base", [d / "a", d / "b"], d / "out/merged", "linear", shard_gb=.0005, threads=1, progress=False)"""
 
 
-@pytest.mark.parametrize("where, call", [("place", 40), ("model_card", 1)])
+@pytest.mark.parametrize("where, call", [("checkpoint_writer.apply_to_tensor", 40), ("checkpoints.model_card", 1)])
 def test_killed(d, where, call):
     "Killed amid its tensors, or with all but one file written, a merge leaves nothing that looks finished; the next sweeps up and writes the same bytes."
     with subprocess.Popen([sys.executable, "-c", SLOW, d, where, str(call)], stdout=subprocess.PIPE, text=True, env=environment(REPO)) as p:
@@ -303,11 +250,11 @@ def test_killed_sweep(d):
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_two_at_once(d, monkeypatch, attempts):
     "Only one merge writes an output; others are refused and do not disturb it."
-    place, begun, go_on, wait, done = checkpoints.place, threading.Event(), threading.Event(), [True], []
+    apply, begun, go_on, wait, done = checkpoint_writer.apply_to_tensor, threading.Event(), threading.Event(), [True], []
     def slow(*args):
         if wait and wait.pop(): begun.set(); assert go_on.wait(600)
-        return place(*args)
-    monkeypatch.setattr(checkpoints, "place", slow)
+        return apply(*args)
+    monkeypatch.setattr(checkpoint_writer, "apply_to_tensor", slow)
     first = threading.Thread(target=lambda: done.append(contents(go(d))))
     first.start()
     try:
@@ -346,10 +293,6 @@ def test_disk_full(d, mount, monkeypatch, options, shard_gb, threads):
     with pytest.raises(UserError, match="the disk of .*/disk/merged is full: 4 MB are needed; nothing was left behind"):
         go(d, out="disk/merged", shard_gb=shard_gb, threads=threads)
     assert not list((d / "disk").iterdir())
-
-
-def written(folder): return {k: v for f in sorted(folder.glob("*.safetensors")) for k, v in load_file(f).items()}
-def same(x, y): return x.keys() == y.keys() and all(x[k].dtype == y[k].dtype and torch.equal(x[k], y[k]) for k in x)
 
 
 @pytest.mark.parametrize("method, hyper", [("linear", {}), ("ties", {"K": .3}), ("dare", {"p": .5})])
@@ -427,8 +370,8 @@ def test_live_swaps_equal_fresh_loads(d, dtype):
     parameters = dict(resident.named_parameters())
     for i, (method, hyper, lam) in enumerate([("ties", dict(K=.5), .7), ("dare", dict(p=.5), .3), ("sce", dict(select_topk=.5), 1.)]):
         recipe = Recipe(method, hyper, lam)
-        apply_(parameters, base, dict(directions(recipe, recipe.vectors(base, dict(a=a, b=b)))), lam)
+        apply_to_model(parameters, base, dict(merged_task_vectors(recipe, recipe.task_vectors(base, dict(a=a, b=b)))), lam)
         fresh = load(go(d, method, out=f"out/{i}", lam=lam, **hyper))
         assert fresh.dtype == kind and torch.equal(logits(resident), logits(fresh)) and not torch.equal(logits(fresh), logits(load(d / "base")))
-    apply_(parameters, base, {}, 1.)
+    apply_to_model(parameters, base, {}, 1.)
     assert torch.equal(logits(resident), logits(load(d / "base")))

@@ -4,13 +4,14 @@ import sys
 import pytest
 import yaml
 from conftest import REPO, mmtmerge
-from test_merge_oracles import MERGEKIT, close, of, short
-from test_merge_safety import d, go, pristine, same, snapshot, written     # the first and the third are fixtures
+from models_on_disk import go, same, snapshot, written
+from test_oracles import MERGEKIT, close, of, short
 
 from mmtmerge import cli
 from mmtmerge.merge.apply import Recipe
 from mmtmerge.merge.mergekit_yaml import write_config
 
+pytest_plugins = ["models_on_disk"]
 BOTH = ["--base", "base", "--expert", "a", "--expert", "b"]
 
 
