@@ -18,7 +18,8 @@ from mmtmerge.merge.apply import Recipe, apply_to_model
 from mmtmerge.models import chat_template
 from mmtmerge.probe.record import Watch, gates
 from mmtmerge.settings import base_spec, load
-from mmtmerge.merge.task_vectors import METHODS, check_shapes, embedding_names, state
+from mmtmerge.merge.registry import METHODS
+from mmtmerge.merge.task_vectors import check_shapes, embedding_names, state
 
 CONFIGS = {     # their config.json
     "paper": Qwen2Config(vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=32768),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .elementwise import magnitudes_at
+from .thresholds import magnitudes_at_ranks
 from .task_vectors import Parameter, TaskVectors, embedding_names, headers
 
 # %% ../../nbs/lib/merge/diagnostics.ipynb #f1f133cc
@@ -28,7 +28,7 @@ def count(
     cuts: dict = {},    # column -> (N, 1) magnitudes from which TIES keeps entries
 ) -> tuple:             # (rows, an expert each; rows, a pair each; one row), with sums
     "Sums over one parameter."
-    who, n = list(theta.whole.experts), len(theta.experts)
+    who, n = list(theta.vectors.experts), len(theta.experts)
     dots, clashes, both = (torch.zeros(n, n, dtype=torch.float64) for _ in range(3))
     mass, zeros, kept = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64), {column: torch.zeros(n, dtype=torch.float64) for column in cuts}
     moved = conflicts = 0
@@ -59,7 +59,7 @@ def counts(
     cuts = {}
     for word, names in ("kept", [n for n in v.names if n not in embedding_names(v.names)]), ("all", v.names):
         part, total = TaskVectors(v.base, v.experts, names, v.seed, v.threads), sum(headers(v.base)[n].numel() for n in names)
-        if Ks: cuts |= zip((f"{word}_{K:g}" for K in Ks), magnitudes_at(part, [max(total - int(total * K) - 1, 0) for K in Ks])[..., None].unbind(1))
+        if Ks: cuts |= zip((f"{word}_{K:g}" for K in Ks), magnitudes_at_ranks(part, [max(total - int(total * K) - 1, 0) for K in Ks])[..., None].unbind(1))
     rows = [r for _, r in v.each(lambda theta: count(theta, cuts))]
     return dict(experts=pd.DataFrame([r for e, _, _ in rows for r in e]), pairs=pd.DataFrame([r for _, p, _ in rows for r in p]), parameters=pd.DataFrame([r for _, _, r in rows]))
 

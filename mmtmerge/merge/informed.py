@@ -9,8 +9,12 @@ __all__ = ['diagonal_fisher', 'fisher', 'input_grams', 'regmean', 'choose_soup',
 import torch
 from torch import Tensor
 
-from .elementwise import linear
-from .task_vectors import Parameter, TaskVectors, method, need, share, state
+from collections.abc import Callable
+from typing import Annotated
+
+from .averages import linear
+from .registry import Between, Fraction, method
+from .task_vectors import Parameter, TaskVectors, require, state
 
 # %% ../../nbs/lib/merge/informed.ipynb #adf6ab33
 def diagonal_fisher(
@@ -20,7 +24,7 @@ def diagonal_fisher(
     "Diagonal of the empirical Fisher information."
     total, count = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}, 0
     for example in examples:
-        need(len(example["input_ids"]) == 1, "diagonal_fisher squares the gradient of each sequence: give them one at a time")
+        require(len(example["input_ids"]) == 1, "diagonal_fisher squares the gradient of each sequence: give them one at a time")
         model.zero_grad()
         labels = example["labels"]
         (model(**example).loss * (labels[:, 1:] != -100).sum()).backward()      # log p of the sequence, not of a token
@@ -28,18 +32,18 @@ def diagonal_fisher(
             if p.grad is not None: total[name] += p.grad.detach().float() ** 2
         count += 1
     model.zero_grad()
-    need(count, "diagonal_fisher needs at least one example")
+    require(count, "diagonal_fisher needs at least one example")
     return {name: t / count for name, t in total.items()}
 
-@method(ranges=dict(floor=("raises information to floor, above 0", lambda x: x > 0)))
+@method()
 def fisher(
     theta: Parameter,
     information,           # of `diagonal_fisher`: a mapping expert -> state, or a list in the experts' order
-    floor: float = 1e-6,   # smallest information
+    floor: Annotated[float, Between(0, open_left=True)] = 1e-6,   # smallest information
 ) -> Tensor:               # direction, like the parameter, float32
     "Average of the experts, weighted by the Fisher information of each weight."
-    given = theta.one_each(information)
-    for who, x in zip(theta.whole.experts, given): need(theta.name in x, f"fisher: the information of expert {who} lacks tensor {theta.name!r}: take it from diagonal_fisher of the expert's own model")
+    given = theta.one_per_expert(information)
+    for who, x in zip(theta.vectors.experts, given): require(theta.name in x, f"fisher: the information of expert {who} lacks tensor {theta.name!r}: take it from diagonal_fisher of the expert's own model")
     flat = [x[theta.name].reshape(-1).cpu() for x in given]
     def merge(where, d):
         f = torch.stack([x[where].float() for x in flat]).clamp_(min=floor)
@@ -66,16 +70,16 @@ def input_grams(
         for h in hooks: h.remove()
     return grams
 
-@method(ranges=dict(shrink=("multiplies off-diagonals by shrink, in [0, 1]", share)))
+@method()
 def regmean(
     theta: Parameter,
     grams,               # of `input_grams`: a mapping expert -> state, or a list in the experts' order
-    shrink: float = .9,  # factor of the off-diagonals
+    shrink: Fraction = .9,  # factor of the off-diagonals
 ) -> Tensor:
     "Least squares on the outputs of every linear layer."
-    given = theta.one_each(grams)
+    given = theta.one_per_expert(grams)
     if not any(theta.name in x for x in given): return theta.map(lambda where, d: d.mean(0))
-    for who, x in zip(theta.whole.experts, given): need(theta.name in x, f"regmean: the inner products of expert {who} lack tensor {theta.name!r}, which others have: take all from input_grams")
+    for who, x in zip(theta.vectors.experts, given): require(theta.name in x, f"regmean: the inner products of expert {who} lack tensor {theta.name!r}, which others have: take all from input_grams")
     left, right = 0, 0
     for x, d in zip(given, theta.experts):
         g = x[theta.name].cpu().double()
@@ -103,11 +107,11 @@ def soup_facts(
     "What a greedy soup must know: which experts are in it."
     return {score: choose_soup(v.experts, score) for score in {h["score"] for h in hypers}}
 
-@method(prepare=soup_facts, ranges=dict(score=("asks score, a function of a list of experts, how good their average is on dev", callable)))
+@method(prepare=soup_facts)
 def greedy_soup(
     theta: Parameter,
     facts: dict,
-    score,          # list of experts -> dev score of their average
+    score: Callable,          # list of experts -> dev score of their average
 ) -> Tensor:
     "Average of the experts that the dev score chooses."
-    return linear(theta, {who: float(who in facts[score]) for who in theta.whole.experts})
+    return linear(theta, {who: float(who in facts[score]) for who in theta.vectors.experts})

@@ -9,7 +9,10 @@ __all__ = ['slerp', 'karcher', 'model_stock', 'svd', 'polar', 'tsv', 'subspace_b
 import torch
 from torch import Tensor
 
-from .task_vectors import Parameter, from_zero, method, share
+from typing import Annotated
+
+from .registry import Between, Fraction, method
+from .task_vectors import Parameter
 
 # %% ../../nbs/lib/merge/spectral.ipynb #6bea0ab5
 def _combine(theta, coefficients, origin):
@@ -19,14 +22,14 @@ def _combine(theta, coefficients, origin):
     return theta.map(lambda where, d: d.mul_(c).sum(0) if abs(stay) < 1e-12 else d.mul_(c).sum(0).add_(theta.base.reshape(-1)[where].float(), alpha=stay))
 
 # %% ../../nbs/lib/merge/spectral.ipynb #ef67f055
-@method(experts=(1, 2), ranges=dict(t=("goes a share t of the way, in [0, 1]", share)))
+@method(experts=(1, 2))
 def slerp(
     theta: Parameter,
-    t: float,          # 0 is the first model, 1 the second
+    t: Fraction,          # 0 is the first model, 1 the second
 ) -> Tensor:           # direction, like the parameter, float32
     "Spherical interpolation of two models."
     alone = len(theta.experts) == 1
-    ends = Parameter(theta.name, theta.base, [theta.base, *theta.experts], theta.whole) if alone else theta
+    ends = Parameter(theta.name, theta.base, [theta.base, *theta.experts], theta.vectors) if alone else theta
     g = ends.gram(delta=False)
     norm = torch.where(g.diagonal().sqrt() > 1e-8, g.diagonal().sqrt(), 1.)
     cosine = (g[0, 1] / norm[0] / norm[1]).clamp(-1, 1)
@@ -37,11 +40,11 @@ def slerp(
     return _combine(theta, [b], a) if alone else _combine(theta, [a, b], 0.)
 
 # %% ../../nbs/lib/merge/spectral.ipynb #1d2f5766
-@method(ranges=dict(max_iter=("averages max_iter times, at least 0", from_zero), tol=("stops below tol, at least 0", from_zero)))
+@method()
 def karcher(
     theta: Parameter,
-    max_iter: int = 10,
-    tol: float = 1e-5,   # angle and norm below which nothing is done
+    max_iter: Annotated[int, Between(0)] = 10,
+    tol: Annotated[float, Between(0)] = 1e-5,   # angle and norm below which nothing is done
 ) -> Tensor:
     "Karcher mean of the experts."
     g = theta.gram(delta=False)
@@ -131,10 +134,10 @@ def tsv(
     return (polar(torch.cat(u, 1)) * torch.cat(s) @ polar(torch.cat(v, 1)).T).float()
 
 # %% ../../nbs/lib/merge/spectral.ipynb #8234b1fb
-@method(ranges=dict(beta=("needs beta in [0, 1]", share)))
+@method()
 def subspace_boosting(
     theta: Parameter,
-    beta: float = .01,   # share of the summed singular values at which the tail begins
+    beta: Fraction = .01,   # share of the summed singular values at which the tail begins
 ) -> Tensor:
     "Sum of the task vectors with its weak singular values raised."
     m = theta.map(lambda where, d: d.sum(0))

@@ -7,10 +7,12 @@ import yaml
 
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.apply import Recipe, fingerprint, merge_state_dicts, merged_task_vectors
-from mmtmerge.merge.elementwise import magnitudes_at
+from mmtmerge.merge.thresholds import magnitudes_at_ranks
 from mmtmerge.merge.mergekit_yaml import WHOLE, read_config, write_config
 from mmtmerge.settings import load
-from mmtmerge.merge.task_vectors import METHODS, Parameter, TaskVectors, keep_mask, random_bits, random_key
+from mmtmerge.merge.random_masks import keep_mask, random_bits, random_key
+from mmtmerge.merge.registry import METHODS
+from mmtmerge.merge.task_vectors import Parameter, TaskVectors
 
 EMBED = "model.embed_tokens.weight"
 SHAPES = {EMBED: (20, 8), "tall.weight": (25, 8), "wide.weight": (6, 30), "row": (1, 10), "column": (10, 1), "norm.weight": (10,), "bias": (7,), "one": (1,), "packed": (3, 4, 5)}
@@ -209,7 +211,7 @@ def test_magnitudes_at_ranks():
     experts = {who: {k: torch.randn(t.shape, generator=g) * 10. ** torch.randint(-40, 30, t.shape, generator=g) for k, t in base.items()} for who in "ab"}
     experts["b"]["x"].fill_(-2.5)
     whole = torch.stack([torch.cat([t.flatten() for t in e.values()]) for e in experts.values()])
-    assert torch.equal(magnitudes_at(TaskVectors(base, experts, list(base)), list(range(260))), whole.abs().sort().values)
+    assert torch.equal(magnitudes_at_ranks(TaskVectors(base, experts, list(base)), list(range(260))), whole.abs().sort().values)
 
 @pytest.mark.parametrize("p", [0., .6, .9])
 @pytest.mark.parametrize("embeddings", ["base", "merge"])

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.checkpoint_writer import write_merge
 from mmtmerge.merge.apply import Recipe, merge_state_dicts, merged_task_vectors
-from mmtmerge.merge.task_vectors import METHODS, find_method, keep_mask, random_key
+from mmtmerge.merge.random_masks import keep_mask, random_key
+from mmtmerge.merge.registry import METHODS, find_method
 
 REGISTERED = [(name, preset or "paper") for name, meanings in METHODS.items() for preset in meanings]
 W, SOME, ALL = dict(a=.3, b=.7, c=.5), dict(density=.6), dict(weight=1.)
