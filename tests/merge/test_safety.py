@@ -95,7 +95,7 @@ BAD = [   # what is broken, how, what the message says of it, arguments of the m
     wrong("ties needs the hyper-parameter 'K'", "merge_func", method="ties"), wrong("K must be in (0, 1]: got 1.5", method="ties", K=1.5),
     wrong("ties: K must be a finite number: got nan", method="ties", K=float("nan")), wrong("K", "'.5'", method="ties", K=".5"),
     wrong("ties: K takes one number, the same for all experts: got [0.5, 0.7]", method="ties", K=[.5, .7]), wrong("K takes one number", "{'a': 0.5}", method="ties", K={"a": .5}),
-    wrong("dare drops entries with probability p, in [0, 1): got 1.0", method="dare", p=1.),
+    wrong("dare: p must be in [0, 1): got 1.0", method="dare", p=1.),
     wrong("select_topk must be in [0, 1]: got 2", method="sce", select_topk=2),
     wrong("3 values", "2 experts", weight=[1., 2., 3.]),
     wrong("'c'", weight={"a": 1., "c": 1.}),
