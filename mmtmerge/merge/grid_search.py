@@ -36,6 +36,7 @@ def hashable(
         return tuple(sorted((name, hashable(x)) for name, x in value.items()))
     return value
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #29bdcf24
 @dataclass(frozen=True)
 class Structure:
     "All that determines a merged task vector: a point without its scale."
@@ -50,6 +51,7 @@ class Structure:
         method, embeddings, hyper, *preset = json.loads(name)
         return cls(method, embeddings, hashable(hyper), *(preset or ["paper"]))
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #5b243396
 @dataclass
 class Point:
     "One configuration, and what became of it in the race."
@@ -192,7 +194,8 @@ class Measurements:
             self.file.write_text(json.dumps({"inputs": digest}), encoding="utf-8")
             return
         require(first.get("inputs") == digest,
-                f"{self.file} holds measurements of another sweep, with other models, seed, references, metrics or sizes: "
+                f"{self.file} holds measurements of another sweep, "
+                "with other models, seed, references, metrics or sizes: "
                 "remove it, or name another file")
         for line in lines:
             if "look" in line:
@@ -227,7 +230,7 @@ class Measurements:
 
 # %% ../../nbs/lib/merge/grid_search.ipynb #145ab8ec
 class Sweep:
-    "A resident model that becomes one merge after another. Raises UserError if a point cannot be merged, before the first is."
+    "A resident model that becomes one merge after another. Raises UserError at once if a point cannot be merged."
     def __init__(self,
         model,                # holds the base's weights; overwritten by every point
         base: dict,           # name -> tensor, kept
@@ -320,7 +323,7 @@ def score_point(
     point: Point,
     rung: int,       # from 0
 ):
-    "Append the scores of a point on all sentences up to a rung: of each metric and direction, and the mean of the first metric."
+    "Append the scores of a point on all sentences up to a rung, and the mean of the first metric."
     beginnings = [0, *sweep.sizes][:rung + 1]
     seen = [sweep.measurements.statistics[point.merge, first] for first in beginnings]
     scores = {}
@@ -337,7 +340,7 @@ def score_rung(
     left: list,      # of Point
     rung: int,       # from 0
 ):
-    "Score every point that is left; points of one structure one after another, so that their merged task vector is computed once."
+    "Score every point that is left, structure by structure, so that each merged task vector is computed once."
     first, last = [0, *sweep.sizes][rung], sweep.sizes[rung]
     measured = sweep.measurements
     hidden = bool(os.environ.get("TQDM_DISABLE"))

@@ -78,7 +78,8 @@ def check_keys(
     require("merge_method" in config, f"{file} names no merge_method")
     require(isinstance(config.get("models"), list) and config["models"], f"{file} lists no models")
     method = config["merge_method"]
-    require(method in SHARED, f"{file}: merge_method {method!r} is not one that both packages have: {nearest(method, SHARED)}")
+    known = nearest(method, SHARED)
+    require(method in SHARED, f"{file}: merge_method {method!r} is not one that both packages have: {known}")
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #b7a22042
 def one_number(
@@ -127,7 +128,8 @@ def listed_models(
         where = f"{file}, model {number}"
         require(isinstance(entry, dict), f"{where}: {entry!r} is no mapping with a key 'model'")
         for key in entry:
-            require(key in ("model", "parameters"), f"{where}: unknown key {key!r}: {nearest(key, ['model', 'parameters'])}")
+            known = ["model", "parameters"]
+            require(key in known, f"{where}: unknown key {key!r}: {nearest(key, known)}")
         models.append((model_folder(entry.get("model"), where), entry.get("parameters") or {}))
     return models
 
@@ -145,7 +147,7 @@ def base_and_experts(
     config: dict,
     file: Path,
 ) -> tuple:         # (folder of the base, [(folder, parameters)] of the experts)
-    "Base and experts of a configuration. Raises UserError if the method needs a base and there is none, or if nothing is left to merge."
+    "Base and experts of a configuration. Raises UserError if one of them is missing."
     method, models = config["merge_method"], listed_models(config, file)
     given = config.get("base_model")
     base = model_folder(given, file) if given is not None else None
@@ -165,7 +167,8 @@ def check_tokenizer_source(
     file: Path,
 ):
     "Raises UserError if a configuration asks for another tokenizer than the base's."
-    require("tokenizer_source" not in config or "tokenizer" not in config, f"{file}: tokenizer_source and tokenizer are both given")
+    both = "tokenizer_source" in config and "tokenizer" in config
+    require(not both, f"{file}: tokenizer_source and tokenizer are both given")
     source = config.get("tokenizer_source", config.get("tokenizer"))
     if isinstance(source, dict):
         for key in source:
@@ -173,7 +176,8 @@ def check_tokenizer_source(
         source = source.get("source")
     if source is None:
         return
-    print("note: tokenizer_source: all rows of the embeddings stay; mergekit leaves out those that no token has", file=sys.stderr)
+    note = "all rows of the embeddings stay; mergekit leaves out those that no token has"
+    print(f"note: tokenizer_source: {note}", file=sys.stderr)
     if source == "base":
         return
     if isinstance(source, dict):
@@ -196,18 +200,18 @@ def check_parameters(
     for folder, own in experts:
         for key in own:
             require(key in known, f"{file}, {folder}: {method} has no parameter {key!r}: {nearest(key, known)}")
-            require(key not in WHOLE,
-                    f"{file}, {folder}: {key!r} belongs to the merge, not to a model: move it to the parameters of the file")
+            require(key not in WHOLE, f"{file}, {folder}: {key!r} belongs to the merge, not to a model: "
+                                      "move it to the parameters of the file")
         for key in REQUIRED.get(method, ()):
-            require(key in own or key in shared,
-                    f"{file}: {method} needs the parameter {key!r} of {folder}, as in mergekit: give it to all models, or to the file")
+            require(key in own or key in shared, f"{file}: {method} needs the parameter {key!r} of {folder}, "
+                                                 "as in mergekit: give it to all models, or to the file")
 
 def hyperparameters(
     config: dict,
     experts: list,    # of (folder, its parameters)
     file: Path,
 ) -> dict:            # name -> a number, or a list with one for each expert
-    "Parameters of a configuration as hyper-parameters of a recipe, lambda among them. Raises UserError if one is no number."
+    "Parameters of a configuration as hyper-parameters, lambda among them. Raises UserError if one is no number."
     shared, hyper = config.get("parameters") or {}, {}
     for key, parameter in parameters_of(config["merge_method"]).items():
         if key in WHOLE:
@@ -245,11 +249,12 @@ def check_writable(
     method = recipe.method
     require(method in SHARED, f"mergekit has no method {method!r}: {nearest(method, SHARED)}")
     same_meaning = recipe.definition is find_method(method, "mergekit")
-    require(same_meaning,
-            f"{method} under preset {recipe.preset!r} does not mean what mergekit means: there is no configuration for it")
+    require(same_meaning, f"{method} under preset {recipe.preset!r} does not mean what mergekit means: "
+                          "there is no configuration for it")
     require(recipe.embeddings == "merge",
             f"embeddings={recipe.embeddings!r}: mergekit always merges them, there is no configuration for it")
-    require(recipe.lam == 1 or method in SCALED, f"mergekit's {method} has no lambda: lam={recipe.lam} cannot be written")
+    scaled = recipe.lam == 1 or method in SCALED
+    require(scaled, f"mergekit's {method} has no lambda: lam={recipe.lam} cannot be written")
     check_two_ends(method, experts, method)
 
 def numbers_for(
