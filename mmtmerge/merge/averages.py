@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['linear_plain', 'accumulate', 'weighted_sum', 'effective_weights', 'linear']
 
-# %% ../../nbs/lib/merge/averages.ipynb #49f69082
-import numpy as np
+# %% ../../nbs/lib/merge/averages.ipynb #67eded74
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from .registry import method
 from .sign_consensus import as_array, per_expert_column
 from .task_vectors import BLOCK, Parameter, array_block, flat_array, require, slices
 
-# %% ../../nbs/lib/merge/averages.ipynb #7fc2846e
+# %% ../../nbs/lib/merge/averages.ipynb #5866d357
 def linear_plain(
     task_vectors: Tensor,   # (experts, *shape)
     weights,                # one number for each expert
@@ -28,10 +27,10 @@ def linear_plain(
         return total / w.sum()
     return total + (w.sum() - 1) * base
 
-# %% ../../nbs/lib/merge/averages.ipynb #5244b128
+# %% ../../nbs/lib/merge/averages.ipynb #28f8a533
 def accumulate(
     theta: Parameter,
-    add,             # (i, slice, expert, base, out): adds what expert i gives; the first one begins the sum
+    add,             # (i, slice, expert, base, out): adds what expert i gives; the first begins the sum
     finish=None,     # (slice, block of the sum): changes the block
     size: int = BLOCK,
 ) -> Tensor:         # like the parameter, float32
@@ -59,7 +58,7 @@ def weighted_sum(
 
     return accumulate(theta, add, finish)
 
-# %% ../../nbs/lib/merge/averages.ipynb #aa63a794
+# %% ../../nbs/lib/merge/averages.ipynb #1ce5cf18
 def effective_weights(
     theta: Parameter,
     weight,            # one number for all, or one for each expert
@@ -72,14 +71,14 @@ def effective_weights(
         return torch.ones_like(weights)
     return weights
 
-# %% ../../nbs/lib/merge/averages.ipynb #22ea6323
+# %% ../../nbs/lib/merge/averages.ipynb #d7420412
 @method()
 def linear(
     theta: Parameter,
     weight: float = 1.,       # one for all, or one for each expert
     normalize: bool = True,   # divide by the sum of the weights
 ) -> Tensor:                  # like the parameter, float32
-    "Weighted average of the models (Wortsman et al., 2022). Raises UserError if weights that sum to 0 are normalized."
+    "Weighted average of the models (Wortsman et al., 2022). Raises UserError if it would divide by 0."
     weights = effective_weights(theta, weight, normalize)
     total = float(weights.sum())
 
@@ -92,5 +91,6 @@ def linear(
 
     if not normalize:
         return weighted_sum(theta, weights, add_base)
-    require(abs(total) > 1e-8, f"linear: the weights {weights.flatten().tolist()} sum to 0, and cannot be normalized")
+    require(abs(total) > 1e-8, f"linear: the weights {weights.flatten().tolist()} sum to 0, "
+                               "and cannot be normalized")
     return weighted_sum(theta, weights, divide)

@@ -6,7 +6,7 @@
 __all__ = ['Spread', 'breadcrumbs_mask_plain', 'breadcrumbs_choosers', 'breadcrumbs_masks', 'breadcrumbs', 'breadcrumbs_ties',
            'della_probabilities', 'della_mask_plain', 'della_mask', 'della_masks', 'della', 'della_linear']
 
-# %% ../../nbs/lib/merge/pruning.ipynb #60b406da
+# %% ../../nbs/lib/merge/pruning.ipynb #1ef497b9
 from typing import Annotated
 
 import torch
@@ -18,7 +18,7 @@ from .task_arithmetic import generalized_task_arithmetic
 from .task_vectors import Parameter, require
 from .thresholds import Largest, expert_blocks, magnitudes
 
-# %% ../../nbs/lib/merge/pruning.ipynb #93e23911
+# %% ../../nbs/lib/merge/pruning.ipynb #d0c1e4b5
 def breadcrumbs_mask_plain(
     task_vector: Tensor,   # of one expert, any shape
     density: float,        # share of the entries that is kept
@@ -35,7 +35,7 @@ def breadcrumbs_mask_plain(
     mask = torch.zeros(n, dtype=torch.bool).index_fill_(0, kept, True)
     return mask.view(task_vector.shape)
 
-# %% ../../nbs/lib/merge/pruning.ipynb #3f359250
+# %% ../../nbs/lib/merge/pruning.ipynb #fd211ddc
 def breadcrumbs_choosers(
     theta: Parameter,
     i: int,            # which expert
@@ -76,12 +76,12 @@ def breadcrumbs_masks(
 
     return keep
 
-# %% ../../nbs/lib/merge/pruning.ipynb #95e556c3
+# %% ../../nbs/lib/merge/pruning.ipynb #0d51e3b2
 @method()
 def breadcrumbs(
     theta: Parameter,
     weight: float = 1.,        # one for all, or one for each expert
-    density: Fraction = 1.,    # share of the entries that is kept; one for all, or one for each expert
+    density: Fraction = 1.,    # share that is kept; one for all, or one for each expert
     gamma: Fraction = .01,     # share that is cut off the top; one for all, or one for each expert
     normalize: bool = False,   # divide by the sum of the weights
     int8_mask: bool = False,   # ignored: masks are never stored
@@ -95,7 +95,7 @@ def breadcrumbs(
 def breadcrumbs_ties(
     theta: Parameter,
     weight: float = 1.,        # one for all, or one for each expert
-    density: Fraction = 1.,    # share of the entries that is kept; one for all, or one for each expert
+    density: Fraction = 1.,    # share that is kept; one for all, or one for each expert
     gamma: Fraction = .01,     # share that is cut off the top; one for all, or one for each expert
     normalize: bool = False,   # divide by the weights of what agrees
     int8_mask: bool = False,   # ignored: masks are never stored
@@ -105,7 +105,7 @@ def breadcrumbs_ties(
     keep = breadcrumbs_masks(theta, density, gamma)
     return generalized_task_arithmetic(theta, weight, keep, True, normalize, rescale)
 
-# %% ../../nbs/lib/merge/pruning.ipynb #a38d0e6f
+# %% ../../nbs/lib/merge/pruning.ipynb #ca8e41bb
 def della_probabilities(
     rows: Tensor,      # (rows, columns) magnitudes of one task vector
     density: float,
@@ -129,7 +129,7 @@ def della_mask_plain(
     probability = della_probabilities(rows, density, epsilon)
     return uniform < probability.view(task_vector.shape)
 
-# %% ../../nbs/lib/merge/pruning.ipynb #0266d266
+# %% ../../nbs/lib/merge/pruning.ipynb #17169002
 def della_mask(
     theta: Parameter,
     i: int,             # which expert
@@ -169,14 +169,14 @@ def della_masks(
 
     return keep
 
-# %% ../../nbs/lib/merge/pruning.ipynb #78157ce7
+# %% ../../nbs/lib/merge/pruning.ipynb #abcdcbe9
 Spread = Annotated[float, Between(0, .5, open_right=True)]
 
 @method()
 def della(
     theta: Parameter,
     weight: float = 1.,        # one for all, or one for each expert
-    density: Fraction = 1.,    # mean probability of an entry to be kept; one for all, or one for each expert
+    density: Fraction = 1.,    # mean probability of being kept; one for all, or one for each expert
     epsilon: Spread = .15,     # probabilities are density - epsilon to density + epsilon
     normalize: bool = True,    # divide by the weights of what agrees
     int8_mask: bool = False,   # ignored: it only changes how masks are stored
@@ -190,7 +190,7 @@ def della(
 def della_linear(
     theta: Parameter,
     weight: float = 1.,        # one for all, or one for each expert
-    density: Fraction = 1.,    # mean probability of an entry to be kept; one for all, or one for each expert
+    density: Fraction = 1.,    # mean probability of being kept; one for all, or one for each expert
     epsilon: Spread = .15,     # probabilities are density - epsilon to density + epsilon
     normalize: bool = False,   # divide by the sum of the weights
     int8_mask: bool = False,   # ignored: it only changes how masks are stored

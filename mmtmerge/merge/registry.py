@@ -6,7 +6,7 @@
 __all__ = ['Fraction', 'PRESETS', 'METHODS', 'PER_EXPERT', 'Between', 'Method', 'method', 'find_method', 'check_names',
            'check_number', 'check_numbers', 'check_value', 'check_hyper']
 
-# %% ../../nbs/lib/merge/registry.ipynb #c0459f66
+# %% ../../nbs/lib/merge/registry.ipynb #90bf002e
 import inspect, math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args, get_origin
 
 from ..core import UserError, nearest
 
-# %% ../../nbs/lib/merge/registry.ipynb #150c69a8
+# %% ../../nbs/lib/merge/registry.ipynb #cf9b5643
 @dataclass(frozen=True)
 class Between:
     "The numbers from `low` to `high`: `Annotated[float, Between(0, 1)]`."
@@ -35,17 +35,18 @@ class Between:
         right = ")" if self.open_right else "]"
         return f"in {left}{self.low}, {self.high}{right}"
 
-# %% ../../nbs/lib/merge/registry.ipynb #6d03a3ea
+# %% ../../nbs/lib/merge/registry.ipynb #e0091d7c
 Fraction = Annotated[float, Between(0, 1)]
 
-# %% ../../nbs/lib/merge/registry.ipynb #0c9a4257
+# %% ../../nbs/lib/merge/registry.ipynb #191c99a1
 PRESETS = {
-    "paper": "the study's: MergeBench for Task Arithmetic, TIES and DARE, mergekit for SCE, others as in their papers",
+    "paper": "the study's: MergeBench for Task Arithmetic, TIES and DARE, mergekit for SCE, "
+             "others as in their papers",
     "mergekit": "mergekit 0.1.5",
     "fuseai": "FuseAI's SCE",
 }
 
-# %% ../../nbs/lib/merge/registry.ipynb #ce2449e9
+# %% ../../nbs/lib/merge/registry.ipynb #42cb84a6
 @dataclass
 class Method:
     "A registered merging method."
@@ -63,7 +64,7 @@ class Method:
         parameters = list(inspect.signature(self.f).parameters.items())
         return dict(parameters[2 if self.prepare else 1:])
 
-# %% ../../nbs/lib/merge/registry.ipynb #e65e4de9
+# %% ../../nbs/lib/merge/registry.ipynb #ffe326b9
 METHODS = {}   # name -> preset -> Method
 
 def method(
@@ -81,7 +82,7 @@ def method(
         return f
     return register
 
-# %% ../../nbs/lib/merge/registry.ipynb #c3beea6b
+# %% ../../nbs/lib/merge/registry.ipynb #1ac61ff0
 def find_method(
     name: str,
     preset: str = "paper",
@@ -95,10 +96,11 @@ def find_method(
     found = by_preset.get(preset) or by_preset.get(None)
     if not found:
         presets = ", ".join(map(repr, by_preset))
-        raise UserError(f"{name} has no meaning under preset {preset!r}: it has one under {presets}")
+        raise UserError(f"{name} has no meaning under preset {preset!r}: "
+                        f"it has one under {presets}")
     return found
 
-# %% ../../nbs/lib/merge/registry.ipynb #d6c28559
+# %% ../../nbs/lib/merge/registry.ipynb #bce512c6
 def check_names(
     m: Method,
     hyper: dict,     # name -> value
@@ -114,7 +116,7 @@ def check_names(
             takes = ", ".join(parameters)
             raise UserError(f"{m.name} needs the hyper-parameter {name!r}; it takes: {takes}")
 
-# %% ../../nbs/lib/merge/registry.ipynb #c5f22126
+# %% ../../nbs/lib/merge/registry.ipynb #78a0b33a
 def check_number(
     label: str,                # method and hyper-parameter, for the message
     number,
@@ -129,11 +131,11 @@ def check_number(
     if allowed and number not in allowed:
         raise UserError(f"{label} must be {allowed}: got {number!r}")
 
-# %% ../../nbs/lib/merge/registry.ipynb #66a4d765
+# %% ../../nbs/lib/merge/registry.ipynb #f26dc750
 PER_EXPERT = ("weight", "density", "gamma", "epsilon")
 
 def check_numbers(label, name, value, kind, allowed):
-    "Raises UserError unless it is a number, or one number for each expert where the method takes that."
+    "Raises UserError unless it is a number, or one for each expert where the method takes that."
     if not isinstance(value, (Mapping, list, tuple)):
         return check_number(label, value, kind, allowed)
     if name not in PER_EXPERT:
@@ -142,12 +144,12 @@ def check_numbers(label, name, value, kind, allowed):
     for number in numbers:
         check_number(label, number, kind, allowed)
 
-# %% ../../nbs/lib/merge/registry.ipynb #a052daca
+# %% ../../nbs/lib/merge/registry.ipynb #e5353620
 def check_value(
     label: str,      # method and hyper-parameter, for the message
     name: str,       # of the hyper-parameter
     value,
-    annotation,      # of the method's signature: a number's type, with or without range, bool, Literal, Callable, or none
+    annotation,      # of the method's signature: int, float, one with a range, bool, Literal, Callable, or none
 ):
     "Raises UserError if a hyper-parameter's annotation excludes the value."
     kind, allowed = annotation, None
@@ -167,7 +169,7 @@ def check_hyper(
     m: Method,
     hyper: dict,     # name -> value
 ):
-    "Raises UserError for a hyper-parameter that the method lacks, one that is missing, or a value outside its range."
+    "Raises UserError for a wrong name, a missing hyper-parameter, or a value outside its range."
     check_names(m, hyper)
     for name, value in hyper.items():
         check_value(f"{m.name}: {name}", name, value, m.parameters[name].annotation)

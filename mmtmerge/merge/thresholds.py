@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['largest_plain', 'expert_blocks', 'magnitudes', 'Largest', 'count_all', 'magnitudes_at_ranks']
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #4c8ff491
+# %% ../../nbs/lib/merge/thresholds.ipynb #a8e849c7
 import threading
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import kernels, rank_kernels
 from .task_vectors import Parameter, TaskVectors, array_block, flat_array, slices
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #2b91684d
+# %% ../../nbs/lib/merge/thresholds.ipynb #804d2db3
 def largest_plain(
     values: Tensor,       # any shape; magnitudes count
     k: int,               # how many are chosen
@@ -31,7 +31,7 @@ def largest_plain(
         mask = mask.flip(0)
     return mask.view(values.shape)
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #70e4cf71
+# %% ../../nbs/lib/merge/thresholds.ipynb #acceb5ef
 def expert_blocks(
     theta: Parameter,
     i: int,                # which expert
@@ -53,20 +53,20 @@ def magnitudes(
     whole = next(expert_blocks(theta, i, theta.base.numel()))
     return np.abs(whole, out=whole)
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #fd52aa2d
+# %% ../../nbs/lib/merge/thresholds.ipynb #9d4c6a04
 class Largest:
     "Chooses the k largest of some values, block by block."
     def __init__(self,
-        blocks,               # callable: () -> all values, as iterable of (size,) float32 arrays; magnitudes count
+        blocks,               # () -> iterable of all values, (size,) float32 arrays; magnitudes count
         n: int,               # how many values there are
         k: int,               # how many to choose
-        last: bool = False,   # of equal values at the threshold, choose the last in order instead of the first
+        last: bool = False,   # of equal values at the threshold, choose the last in order, not the first
     ):
         k = min(max(k, 0), n)
         self.none, self.all = k == 0, k == n
         if self.none or self.all:
             return
-        values, smaller, equal = kernels.at_ranks(blocks, [n - k])
+        values, smaller, equal = rank_kernels.at_ranks(blocks, [n - k])
         self.threshold = values[0]
         larger = n - smaller[0] - equal[0]
         chosen = k - larger     # of those that equal the threshold
@@ -82,14 +82,15 @@ class Largest:
         if where.start == 0:
             self.seen = 0
         mask = torch.empty(len(x), dtype=torch.bool)
-        self.seen = kernels.choose(x.numpy(), self.threshold, *self.equal_ones, self.seen, mask.numpy())
+        number_of_equal = *self.equal_ones, self.seen
+        self.seen = rank_kernels.choose(x.numpy(), self.threshold, *number_of_equal, mask.numpy())
         return mask
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #df58182e
+# %% ../../nbs/lib/merge/thresholds.ipynb #5cc8046f
 def count_all(
     v: TaskVectors,
     histograms: list,   # of each expert: a zero array, filled
-    count,              # (number of the expert, bits of its block as uint32, histogram): adds to the histogram
+    count,              # (number of the expert, bits of its block, histogram): adds to the histogram
 ):
     "Fill a histogram for each expert in one pass over all parameters."
     own, of_threads = threading.local(), []
@@ -113,18 +114,18 @@ def magnitudes_at_ranks(
     ranks: list,      # counted from 0, ascending, over all parameters of v
 ) -> Tensor:          # (experts, ranks) float32
     "Magnitudes that stand at given ranks of each whole task vector."
-    upper = np.zeros((len(v.experts), 1 << 31 - kernels.LOW), np.int64)
+    upper = np.zeros((len(v.experts), 1 << 31 - rank_kernels.LOW), np.int64)
 
     def count_upper(i, bits, histogram):
-        kernels.count_upper(bits, histogram)
+        rank_kernels.count_upper(bits, histogram)
 
     count_all(v, upper, count_upper)
-    lower = [kernels.lower_histograms(u, ranks) for u in upper]
+    lower = [rank_kernels.lower_histograms(u, ranks) for u in upper]
 
     def count_lower(i, bits, histogram):
         first, row, _ = lower[i]
-        kernels.count_lower(bits, first, row, histogram)
+        rank_kernels.count_lower(bits, first, row, histogram)
 
     count_all(v, [counts for *_, counts in lower], count_lower)
-    found = [kernels.read_ranks(u, ranks, *of_expert)[0] for u, of_expert in zip(upper, lower)]
+    found = [rank_kernels.read_ranks(u, ranks, *of_expert)[0] for u, of_expert in zip(upper, lower)]
     return torch.from_numpy(np.stack(found))

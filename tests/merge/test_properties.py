@@ -1,5 +1,5 @@
 "What must hold for every registered method, whatever it computes: a method that is new here fails until its settings are listed."
-import itertools, json, math, random, tempfile
+import gc, itertools, json, math, random, sys, tempfile, threading, weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from mmtmerge.merge.checkpoint_writer import write_merge
 from mmtmerge.merge.apply import Recipe, merge_state_dicts, merged_task_vectors
 from mmtmerge.merge.random_masks import keep_mask, random_key
 from mmtmerge.merge.registry import METHODS, find_method
+from mmtmerge.merge.task_vectors import TaskVectors
 
 REGISTERED = [(name, preset or "paper") for name, meanings in METHODS.items() for preset in meanings]
 W, SOME, ALL = dict(a=.3, b=.7, c=.5), dict(density=.6), dict(weight=1.)
@@ -163,3 +164,41 @@ def test_rescaling_restores_the_norm(method, hyper):
     recipe = Recipe(method, dict(weight=1., **hyper), preset="mergekit", embeddings="merge")
     for k, m in merged_task_vectors(recipe, recipe.task_vectors(base, experts)):
         if m.numel() > 20: torch.testing.assert_close(m.abs().sum(), (experts["a"][k] - base[k]).abs().sum(), rtol=1e-5, atol=0)
+
+
+class Holder:
+    "Keeps a walk in a cycle, so that only the garbage collector drops it."
+
+
+def test_a_dropped_walk_may_be_collected_by_its_own_worker():
+    "A worker of the pool cannot wait for itself to end."
+    base = {name: torch.zeros(3) for name in "ab"}
+    vectors = TaskVectors(base, {"x": base}, list(base), threads=2)
+    dropped, done, left, errors = threading.Event(), threading.Event(), [], []
+
+    def at_work(parameter):     # the second parameter's worker collects garbage
+        if parameter.name == "a":
+            return
+        dropped.wait()
+        gc.collect()
+        left.append(holder())
+        done.set()
+
+    def abandoned():            # begins, and leaves the rest in a cycle
+        h = Holder()
+        h.itself, h.rest = h, vectors.each(at_work)
+        next(h.rest)
+        return weakref.ref(h)
+
+    hook = sys.unraisablehook
+    gc.disable()
+    sys.unraisablehook = errors.append
+    try:
+        holder = abandoned()
+        dropped.set()
+        assert done.wait(60)
+    finally:
+        dropped.set()
+        gc.enable()
+        sys.unraisablehook = hook
+    assert (left, errors) == ([None], [])
