@@ -63,6 +63,7 @@ def check_scale(
     if not number or not abs(lam) <= torch.finfo(torch.float32).max:
         raise UserError(f"lam must be a finite number: got {lam!r}")
 
+# %% ../../nbs/lib/merge/apply.ipynb #0756b8b7
 @dataclass
 class Recipe:
     "A method with its hyper-parameters. Raises UserError if there is no such method or if a value does not suit it."
@@ -134,6 +135,7 @@ def _add_scaled(out, base, update, lam, size):
         else:
             out[block].copy_(torch.add(base[block].float(), update[block], alpha=lam))
 
+# %% ../../nbs/lib/merge/apply.ipynb #be6facdf
 def apply_to_tensor(
     out: Tensor,       # is overwritten: a parameter, of any floating type, contiguous
     base: Tensor,      # the base's parameter
@@ -179,6 +181,7 @@ def tied(
             twice[name] = first
     return twice
 
+# %% ../../nbs/lib/merge/apply.ipynb #b8d2096a
 def check_tied(
     twice: dict,      # of `tied`: names that the base lists twice
     experts: dict,    # expert -> state dict

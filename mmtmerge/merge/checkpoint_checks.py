@@ -73,6 +73,7 @@ def tokenizer_file(
             return file, file.read_bytes()
     return None, None
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #13a33cad
 def vocabulary(
     file: Path,        # its name says which form it has
     content: dict,     # the JSON it holds
@@ -135,6 +136,7 @@ def chat_template(
         return file.read_text(encoding="utf-8")
     return read_object(config).get("chat_template") if config.exists() else None
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #5fb2aa4d
 def check_tokenizers(
     base: Checkpoint,
     experts: dict,      # name -> Checkpoint
@@ -191,6 +193,7 @@ def quiet_transformers():
         if bar:
             logging.enable_progress_bar()
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #ddc00522
 def load_without_weights(
     checkpoint: Checkpoint,
 ) -> dict:                   # missing_keys, mismatched_keys, unexpected_keys: Transformers' loading report
@@ -225,6 +228,7 @@ def refuse_report(
         require(buffer, f"{called}: Transformers would drop the tensor {name!r}: {not_its_own}, "
                         "or the tensor does not belong there, then remove it from all models")
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #eb078e2b
 def digest_of_headers(
     checkpoint: Checkpoint,
 ) -> str:                   # hexadecimal
@@ -234,6 +238,7 @@ def digest_of_headers(
     text = json.dumps([config, tensors, version("transformers")], sort_keys=True)
     return xxhash.xxh3_128_hexdigest(text.encode())
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #5271af2b
 def check_loads(
     checkpoint: Checkpoint,
     called: Path = None,     # how messages name it; None: by its folder

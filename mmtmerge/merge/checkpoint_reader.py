@@ -53,6 +53,7 @@ def check_folder(
     require(not adapter, f"{folder} holds an adapter, not a model: "
                          "merge it into its base (peft: merge_and_unload) and save that")
 
+# %% ../../nbs/lib/merge/checkpoint_reader.ipynb #d9cb23a2
 def refuse_without_weights(
     folder: Path,
 ):
@@ -96,6 +97,7 @@ class StoredTensor:
     shape: tuple
     start: int           # byte of the file at which its numbers begin
 
+# %% ../../nbs/lib/merge/checkpoint_reader.ipynb #c256d93c
 def read_header(
     file: Path,
 ) -> dict:       # name -> StoredTensor
@@ -130,6 +132,7 @@ def read_headers(
             found[name] = stored
     return found
 
+# %% ../../nbs/lib/merge/checkpoint_reader.ipynb #071a0c69
 def check_index(
     index: Path,     # model.safetensors.index.json
     listed: dict,    # name -> file name, as it says
@@ -153,6 +156,7 @@ def read_ahead(
     except (OSError, AttributeError):
         pass
 
+# %% ../../nbs/lib/merge/checkpoint_reader.ipynb #177cdf5d
 def map_tensor(
     stored: StoredTensor,
 ) -> torch.Tensor:

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'OTHER_FILES', 'tensors_to_write', 'bytes_of', 'plan_shards', 'shard_names', 'file_header', 'TensorFile',
-           'ShardWriter', 'check_read', 'check_result', 'unmerged', 'progress_bar', 'prepare_with_bar', 'write_merge',
-           'other_files', 'copy_other_files']
+           'ShardWriter', 'check_read', 'check_result', 'unmerged', 'progress_bar', 'WatchedTaskVectors', 'watched',
+           'prepare_with_bar', 'write_merge', 'other_files', 'copy_other_files']
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #dfa43a7e
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .checkpoint_reader import TYPES, Checkpoint
-from .task_vectors import finite, require
+from .task_vectors import TaskVectors, finite, require
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #7bb2f4ae
 def tensors_to_write(
@@ -34,6 +35,7 @@ def tensors_to_write(
 
     return {name: (tuple(t.shape), type_of(t)) for name, t in base.headers.items()}
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #3738af71
 def bytes_of(
     shape: tuple,
     dtype: torch.dtype,
@@ -56,6 +58,7 @@ def plan_shards(
         room -= size
     return shards
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #a93685e2
 def shard_names(
     count: int,
 ) -> list:      # of str
@@ -80,6 +83,7 @@ def file_header(
     starts = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in tensors}
     return len(text).to_bytes(8, "little") + text, starts
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #3aa4b398
 class TensorFile:
     "A safetensors file whose tensors are written one by one, from any thread."
     def __init__(self,
@@ -146,6 +150,7 @@ def check_read(
     require(finite(tensor), f"tensor {name!r} of {file} holds NaN or Inf: "
                             "its training diverged, or the file is damaged")
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #6359038a
 def check_result(
     name: str,
     tensor: torch.Tensor,
@@ -155,6 +160,7 @@ def check_result(
     require(fits, f"tensor {name!r} does not fit into {tensor.dtype}: "
                   "ask for another dtype, bfloat16 or float32, or a smaller lam")
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #d05c3e7a
 def unmerged(
     name: str,
     base: Checkpoint,
@@ -182,6 +188,24 @@ def progress_bar(
     hidden = not shown or bool(os.environ.get("TQDM_DISABLE"))
     return tqdm(total=total, unit="B", unit_scale=True, desc=text, disable=hidden)
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #ad66152d
+@dataclass
+class WatchedTaskVectors(TaskVectors):
+    "Task vectors that say which parameter they read."
+    on_read: Callable = None    # called with the name of a parameter, on the thread that reads it
+
+    def parameter(self, name):
+        self.on_read(name)
+        return super().parameter(name)
+
+def watched(
+    task_vectors: TaskVectors,
+    on_read: Callable,           # called with the name of every parameter that is read
+) -> WatchedTaskVectors:
+    "The same task vectors, watched."
+    return WatchedTaskVectors(**vars(task_vectors) | dict(on_read=on_read))
+
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #aeb1b8e1
 def prepare_with_bar(
     recipe: Recipe,
     task_vectors,        # TaskVectors
@@ -193,8 +217,10 @@ def prepare_with_bar(
         return None
     total = recipe.definition.passes * sum(sizes[name] for name in task_vectors.names)
     with progress_bar("reading whole models", total, progress) as bar, torch.no_grad():
-        watched = dataclasses.replace(task_vectors, on_read=lambda name: bar.update(sizes[name]))
-        return prepare(recipe, watched)
+        def count(name):
+            bar.update(sizes[name])
+
+        return prepare(recipe, watched(task_vectors, count))
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #f284ef00
 def write_merge(
@@ -252,6 +278,7 @@ def other_files(
     "Everything of a checkpoint but its weights."
     return [Path(folder) / name for name in OTHER_FILES if (Path(folder) / name).exists()]
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #84bfc324
 def copy_other_files(
     base: Checkpoint,
     folder: Path,

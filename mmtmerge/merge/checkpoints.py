@@ -95,6 +95,7 @@ def check_settings(
     require(0 < shard_gb < math.inf, f"shard_gb must be above 0: got {shard_gb}")
     require(not out.exists(), f"{out} exists already: name another folder, or remove it")
 
+# %% ../../nbs/lib/merge/checkpoints.ipynb #00a04bb5
 def check_outside(
     out: Path,
     models: list,    # of Checkpoint
@@ -114,6 +115,7 @@ def bytes_needed(
     others = sum(file.stat().st_size for file in other_files(base.folder))
     return weights + others + (1 << 20)
 
+# %% ../../nbs/lib/merge/checkpoints.ipynb #cf61d15c
 def check_room(
     out: Path,      # its parent exists
     size: int,      # bytes
@@ -161,6 +163,7 @@ def only_writer(
         path.unlink(missing_ok=True)
         lock.release()
 
+# %% ../../nbs/lib/merge/checkpoints.ipynb #ba0deac8
 def remove_leftovers(
     out: Path,
 ):
@@ -170,6 +173,7 @@ def remove_leftovers(
         if pattern.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
 
+# %% ../../nbs/lib/merge/checkpoints.ipynb #a4d4b4aa
 @contextlib.contextmanager
 def appearing_folder(
     out: Path,

@@ -106,6 +106,7 @@ def ties_thresholds(
             thresholds[f"{group}_{K:g}"] = found[:, column:column + 1]
     return thresholds
 
+# %% ../../nbs/lib/merge/diagnostics.ipynb #cb1f6800
 def counts(
     v: TaskVectors,
     Ks=(),        # fractions that TIES keeps, of which the mass is counted
@@ -139,6 +140,7 @@ def mean_cosines(
     means = cosine.groupby(keys, sort=False, dropna=False).mean()
     return means.rename_axis([*by, "expert"]).reindex(norm.index)
 
+# %% ../../nbs/lib/merge/diagnostics.ipynb #4af36f4b
 def conflict_rates(
     parameters: pd.DataFrame,   # of `counts`
     by: list,                   # columns to keep apart

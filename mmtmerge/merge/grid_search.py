@@ -119,6 +119,7 @@ def ranked(
 
     return sorted(contestants, key=negative_score)
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #fb959945
 def race(
     contestants: list,    # of Point; filled in place
     score,                # (list of points, rung number) -> None; appends to each point's rungs
@@ -161,6 +162,7 @@ def digest_of_inputs(
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #4ab3e2a9
 def whole_lines(
     file: Path,
 ) -> list:
@@ -246,8 +248,7 @@ class Sweep:
     ):
         self.model, self.base, self.experts, self.contestants = model, base, experts, contestants
         self.translate, self.references, self.metrics, self.sizes = translate, references, metrics, sizes
-        self.seed, self.threads = seed, threads
-        self.parameters = dict(model.named_parameters())
+        self.parameters, self.seed, self.threads = dict(model.named_parameters()), seed, threads
         self.statistics = {}    # (method, embeddings, preset) -> what `prepare` found
         for point in contestants:
             self.recipe(point).task_vectors(base, experts)
@@ -256,8 +257,8 @@ class Sweep:
     @cached_property
     def inputs(self):
         "Digest of what the measurements depend on."
-        return digest_of_inputs(
-            self.base, self.experts, self.seed, self.sizes, list(self.metrics), self.references)
+        metrics = list(self.metrics)
+        return digest_of_inputs(self.base, self.experts, self.seed, self.sizes, metrics, self.references)
 
     def recipe(self, point):
         "How a point is merged."
@@ -265,8 +266,7 @@ class Sweep:
 
     def become(self, point, merged=None):
         "Give the resident model the weights of one point."
-        if merged is None:
-            merged = merged_of_point(self, point)
+        merged = merged_of_point(self, point) if merged is None else merged
         apply_to_model(self.parameters, self.base, merged, point.lam)
 
     def score(self, left, rung):
@@ -289,6 +289,7 @@ def statistics_of(
         sweep.statistics[key] = prepare(sweep.recipe(point), task_vectors, hypers)
     return sweep.statistics[key]
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #78051879
 def merged_of_point(
     sweep: Sweep,
     point: Point,
@@ -371,6 +372,7 @@ def same_model(
             points_of[model].append(point)
     return [same for same in points_of.values() if len({point.merge for point in same}) > 1]
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #deba40fb
 def without_effect(
     sweep: Sweep,
 ) -> list:          # of (method, hyper-parameter)

@@ -50,6 +50,7 @@ def check_has(
     for who, of_expert in zip(theta.vectors.experts, tensors):
         require(theta.name in of_expert, message.format(who=who, name=theta.name))
 
+# %% ../../nbs/lib/merge/informed.ipynb #b7bfcc49
 @method()
 def fisher(
     theta: Parameter,
@@ -102,6 +103,7 @@ def shrunk(
     gram = gram.cpu().double()
     return gram * shrink + gram.diagonal().diag() * (1 - shrink)
 
+# %% ../../nbs/lib/merge/informed.ipynb #2cb7032a
 def solve(
     left: Tensor,     # (inputs, inputs), symmetric
     right: Tensor,    # (inputs, outputs)
@@ -111,6 +113,7 @@ def solve(
         return torch.linalg.lstsq(left, right, driver="gelsd").solution
     return torch.linalg.solve(left, right)
 
+# %% ../../nbs/lib/merge/informed.ipynb #89e676f7
 @method()
 def regmean(
     theta: Parameter,
@@ -155,6 +158,7 @@ def soup_statistics(
     scores = {hyper["score"] for hyper in hypers}
     return {score: choose_soup(v.experts, score) for score in scores}
 
+# %% ../../nbs/lib/merge/informed.ipynb #0ceb8a45
 @method(prepare=soup_statistics)
 def greedy_soup(
     theta: Parameter,

@@ -67,6 +67,7 @@ def read_yaml(
     require(mapping, f"{file} is no mergekit configuration: it must be a mapping with merge_method and models")
     return config
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #53164000
 def check_keys(
     config: dict,
     file: Path,
@@ -118,6 +119,7 @@ def model_folder(
     require(not adapter, f"{where}: {value!r}: LoRA adapters are not supported: merge the adapter into its model first")
     return value
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #a181328d
 def listed_models(
     config: dict,
     file: Path,
@@ -143,6 +145,7 @@ def check_two_ends(
     if method == "slerp":
         require(experts == 1, f"{where}: mergekit's slerp takes the base and one more model: got {experts} more")
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #5ef6339d
 def base_and_experts(
     config: dict,
     file: Path,
@@ -206,6 +209,7 @@ def check_parameters(
             require(key in own or key in shared, f"{file}: {method} needs the parameter {key!r} of {folder}, "
                                                  "as in mergekit: give it to all models, or to the file")
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #5d6acd26
 def hyperparameters(
     config: dict,
     experts: list,    # of (folder, its parameters)
@@ -257,6 +261,7 @@ def check_writable(
     require(scaled, f"mergekit's {method} has no lambda: lam={recipe.lam} cannot be written")
     check_two_ends(method, experts, method)
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #1c841a08
 def numbers_for(
     key: str,         # name of a hyper-parameter
     value,            # one for all, a list, or a mapping by expert
@@ -295,6 +300,7 @@ def split_parameters(
             shared[key] = value
     return shared, own
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #c926748d
 def write_config(
     recipe: Recipe,     # of a method that mergekit has, in its meaning
     base: str,          # folder; not written where whole models are averaged

@@ -34,6 +34,7 @@ def file_hash(
             digest.update(memoryview(buffer)[:read])
     return digest.hexdigest()
 
+# %% ../../nbs/lib/merge/model_card.ipynb #fa093af8
 @contextlib.contextmanager
 def hashing(
     files: list,    # of Path
@@ -66,12 +67,14 @@ def leaves(
     for key, inner in items:
         yield from leaves(inner, f"{path}/{key}")
 
+# %% ../../nbs/lib/merge/model_card.ipynb #cc4a39df
 def tensor_bytes(
     tensor: torch.Tensor,
 ) -> bytes:
     "The memory of a tensor, on any device."
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
+# %% ../../nbs/lib/merge/model_card.ipynb #84140225
 def in_words(
     value,     # a hyper-parameter
 ):             # numbers and texts as they are; of tensors how many they are, and one XXH3-128
@@ -110,6 +113,7 @@ def table_rows(
     "Rows of a Markdown table."
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
+# %% ../../nbs/lib/merge/model_card.ipynb #7f623a00
 def model_card(
     recipe: Recipe,
     base: Checkpoint,

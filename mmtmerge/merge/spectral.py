@@ -50,6 +50,7 @@ def slerp_coefficients(
     angle = cosine.acos()
     return float(((1 - t) * angle).sin() / angle.sin()), float((t * angle).sin() / angle.sin())
 
+# %% ../../nbs/lib/merge/spectral.ipynb #3317f637
 @method(experts=(1, 2))
 def slerp(
     theta: Parameter,
@@ -91,6 +92,7 @@ def karcher_coordinates(
             mean = mean / length(mean)
     return mean
 
+# %% ../../nbs/lib/merge/spectral.ipynb #41e01cc7
 @method()
 def karcher(
     theta: Parameter,
@@ -123,6 +125,7 @@ def stock_factor(
     zero = below.abs() < 1e-6
     return torch.where(zero, 0., n * cosine / torch.where(zero, 1., below))
 
+# %% ../../nbs/lib/merge/spectral.ipynb #f82a9371
 @method(experts=(2, float("inf")))
 def model_stock(
     theta: Parameter,
@@ -159,6 +162,7 @@ def tall_svd(
     s, v = squares[:rank].sqrt(), v[:, :rank]
     return m @ v / s, s, v
 
+# %% ../../nbs/lib/merge/spectral.ipynb #1595b2df
 def svd(
     m: Tensor,   # (rows, columns)
 ) -> tuple:      # U (rows, k), S (k,) descending, V (columns, k), float64; k is the rank
