@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['linear_plain', 'accumulate', 'weighted_sum', 'effective_weights', 'linear']
 
-# %% ../../nbs/lib/merge/averages.ipynb #67eded74
+# %% ../../nbs/lib/merge/averages.ipynb #6f592cff
 import torch
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from .registry import method
 from .sign_consensus import as_array, per_expert_column
 from .task_vectors import BLOCK, Parameter, array_block, flat_array, require, slices
 
-# %% ../../nbs/lib/merge/averages.ipynb #5866d357
+# %% ../../nbs/lib/merge/averages.ipynb #771eb148
 def linear_plain(
     task_vectors: Tensor,   # (experts, *shape)
     weights,                # one number for each expert
@@ -27,7 +27,7 @@ def linear_plain(
         return total / w.sum()
     return total + (w.sum() - 1) * base
 
-# %% ../../nbs/lib/merge/averages.ipynb #28f8a533
+# %% ../../nbs/lib/merge/averages.ipynb #8b4ac1e0
 def accumulate(
     theta: Parameter,
     add,             # (i, slice, expert, base, out): adds what expert i gives; the first begins the sum
@@ -45,6 +45,7 @@ def accumulate(
             finish(where, block)
     return m.view(theta.shape)
 
+# %% ../../nbs/lib/merge/averages.ipynb #648799e9
 def weighted_sum(
     theta: Parameter,
     factors: Tensor = None,   # (experts, 1); None: ones
@@ -58,7 +59,7 @@ def weighted_sum(
 
     return accumulate(theta, add, finish)
 
-# %% ../../nbs/lib/merge/averages.ipynb #1ce5cf18
+# %% ../../nbs/lib/merge/averages.ipynb #a6ad4c88
 def effective_weights(
     theta: Parameter,
     weight,            # one number for all, or one for each expert
@@ -71,7 +72,7 @@ def effective_weights(
         return torch.ones_like(weights)
     return weights
 
-# %% ../../nbs/lib/merge/averages.ipynb #d7420412
+# %% ../../nbs/lib/merge/averages.ipynb #ce91ad96
 @method()
 def linear(
     theta: Parameter,

@@ -6,7 +6,7 @@
 __all__ = ['DropRate', 'dare_plain', 'dare_ties_plain', 'expert_keys', 'random_keep', 'kept_entries', 'sum_of_kept', 'dare',
            'dare_ties', 'drop_rates', 'dare_linear', 'dare_ties_mergekit']
 
-# %% ../../nbs/lib/merge/dare.ipynb #eafb3789
+# %% ../../nbs/lib/merge/dare.ipynb #0f9ce7ac
 from typing import Annotated
 
 import numpy as np
@@ -21,7 +21,7 @@ from .sign_consensus import as_array, elected_sum, elected_sum_plain
 from .task_arithmetic import divider, generalized_task_arithmetic, masked_block, rescale_factors
 from .task_vectors import Parameter
 
-# %% ../../nbs/lib/merge/dare.ipynb #bb9684fa
+# %% ../../nbs/lib/merge/dare.ipynb #748c1b18
 def dare_plain(
     task_vectors: Tensor,   # (experts, *shape)
     p: float,               # probability of an entry to be dropped
@@ -30,6 +30,7 @@ def dare_plain(
     "Drop at random, rescale, add up (Yu et al., 2024)."
     return (task_vectors * kept).sum(0) / (1 - p)
 
+# %% ../../nbs/lib/merge/dare.ipynb #8143e67b
 def dare_ties_plain(
     task_vectors: Tensor,   # (experts, *shape)
     p: float,               # probability of an entry to be dropped
@@ -38,13 +39,14 @@ def dare_ties_plain(
     "Drop at random, rescale, elect signs, add up what agrees."
     return elected_sum_plain(task_vectors * kept) / (1 - p)
 
-# %% ../../nbs/lib/merge/dare.ipynb #089c2def
+# %% ../../nbs/lib/merge/dare.ipynb #fb01182b
 def expert_keys(
     theta: Parameter,
 ) -> list:     # a key for each expert
     "Keys of the random numbers for one parameter."
     return [random_key(theta.vectors.seed, who, theta.name) for who in theta.vectors.experts]
 
+# %% ../../nbs/lib/merge/dare.ipynb #d6632005
 def random_keep(
     theta: Parameter,
     drop: list,    # probability of each expert's entries to be dropped
@@ -61,6 +63,7 @@ def random_keep(
 
     return keep
 
+# %% ../../nbs/lib/merge/dare.ipynb #8655b6ee
 def kept_entries(
     theta: Parameter,
     drop: list,    # probability of each expert's entries to be dropped
@@ -70,7 +73,7 @@ def kept_entries(
     mask = random_keep(theta, drop)(everything, theta.task_vectors().flatten(1))
     return mask.view(-1, *theta.shape)
 
-# %% ../../nbs/lib/merge/dare.ipynb #66cc00a5
+# %% ../../nbs/lib/merge/dare.ipynb #eafea59a
 def sum_of_kept(
     theta: Parameter,
     drop: list,               # probability of each expert's entries to be dropped
@@ -90,7 +93,7 @@ def sum_of_kept(
 
     return accumulate(theta, add, finish)
 
-# %% ../../nbs/lib/merge/dare.ipynb #12875440
+# %% ../../nbs/lib/merge/dare.ipynb #b9771aff
 DropRate = Annotated[float, Between(0, 1, open_right=True)]
 
 @method("paper", embeddings="base")
@@ -104,6 +107,7 @@ def dare(
 
     return sum_of_kept(theta, [p] * len(theta.experts), finish=rescale)
 
+# %% ../../nbs/lib/merge/dare.ipynb #4457d576
 @method("paper", embeddings="base")
 def dare_ties(
     theta: Parameter,
@@ -118,7 +122,7 @@ def dare_ties(
 
     return theta.map(merge)
 
-# %% ../../nbs/lib/merge/dare.ipynb #452a2954
+# %% ../../nbs/lib/merge/dare.ipynb #86d69ba7
 def drop_rates(theta, density):
     "Probability of each expert's entries to be dropped."
     return [1 - x for x in theta.numbers(density)]
@@ -140,6 +144,7 @@ def dare_linear(
         factors = weights * rescale_factors(theta, random_keep(theta, drop))
     return sum_of_kept(theta, drop, factors, divider(weights, normalize))
 
+# %% ../../nbs/lib/merge/dare.ipynb #d3bd1af8
 @method("mergekit", name="dare_ties")
 def dare_ties_mergekit(
     theta: Parameter,

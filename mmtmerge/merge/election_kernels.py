@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['elect_signs', 'elected_sum', 'elected_mean', 'sign_balance']
 
-# %% ../../nbs/lib/merge/election_kernels.ipynb #d31fbacd
+# %% ../../nbs/lib/merge/election_kernels.ipynb #881e517f
 import numpy as np
 
 from .kernels import TILE, kernel
 
-# %% ../../nbs/lib/merge/election_kernels.ipynb #47f6136e
+# %% ../../nbs/lib/merge/election_kernels.ipynb #6682419c
 @kernel
 def elect_signs(
     block,        # (experts, n) task vectors
@@ -32,7 +32,7 @@ def elect_signs(
         sign = np.float32(1) if signs[j] > 0 else np.float32(-1)
         signs[j] = sign_of_zero if signs[j] == 0 else sign
 
-# %% ../../nbs/lib/merge/election_kernels.ipynb #3319ef0e
+# %% ../../nbs/lib/merge/election_kernels.ipynb #77f9749a
 @kernel
 def elected_sum(
     block,        # (experts, n) task vectors
@@ -57,7 +57,7 @@ def elected_sum(
                 agrees = (abs(row[j]) >= threshold) & (scaled * signs[j] > 0)
                 total[j] += scaled if agrees else np.float32(0)
 
-# %% ../../nbs/lib/merge/election_kernels.ipynb #888a3615
+# %% ../../nbs/lib/merge/election_kernels.ipynb #f694bead
 @kernel
 def elected_mean(
     block, thresholds, votes, factors,   # of `elected_sum`
@@ -87,7 +87,7 @@ def elected_mean(
             divisor = np.float32(1) if share[j] == 0 else max(share[j], least)
             total[j] = total[j] / divisor
 
-# %% ../../nbs/lib/merge/election_kernels.ipynb #7c0dba12
+# %% ../../nbs/lib/merge/election_kernels.ipynb #21ce43c2
 @kernel
 def sign_balance(
     block,        # (experts, n)

@@ -6,7 +6,7 @@
 __all__ = ['DATA', 'LANGUAGES', 'TENSOR', 'sentence_pairs', 'answer_loss', 'fine_tune', 'example_experts', 'whole_task_vectors',
            'sign_conflict']
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #27bc54ee
+# %% ../../nbs/lib/merge/example_experts.ipynb #8618bbc8
 import functools, lzma
 from importlib import resources
 
@@ -14,7 +14,7 @@ import torch
 
 from .task_vectors import TaskVectors, state
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #9bb6ff94
+# %% ../../nbs/lib/merge/example_experts.ipynb #342555e0
 DATA = resources.files("mmtmerge") / "data"
 LANGUAGES = {"en": "English", "hi": "Hindi", "ta": "Tamil"}
 
@@ -36,7 +36,7 @@ def sentence_pairs(
                 break
     return pairs
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #ad8369e5
+# %% ../../nbs/lib/merge/example_experts.ipynb #dadfa8b2
 def answer_loss(
     model, tokenizer,
     direction: str,
@@ -57,7 +57,7 @@ def answer_loss(
     input_ids = pad(tokens, batch_first=True)
     return model(input_ids=input_ids, labels=pad(labels, batch_first=True, padding_value=-100)).loss
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #73a4e1f8
+# %% ../../nbs/lib/merge/example_experts.ipynb #6fcf6594
 def fine_tune(
     model,              # is changed
     tokenizer,
@@ -77,7 +77,7 @@ def fine_tune(
         losses.append(loss.item())
     return losses
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #0d8b78d9
+# %% ../../nbs/lib/merge/example_experts.ipynb #5a0cfc73
 @functools.cache
 def example_experts(
     *directions: str,    # none: en-hi and en-ta
@@ -98,7 +98,7 @@ def example_experts(
     base = state(load())
     return TaskVectors(base, experts, list(base))
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #1eb95761
+# %% ../../nbs/lib/merge/example_experts.ipynb #726ffb9b
 def whole_task_vectors(
     v: TaskVectors,
 ) -> torch.Tensor:   # (experts, parameters)
@@ -109,7 +109,7 @@ def whole_task_vectors(
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
 
-# %% ../../nbs/lib/merge/example_experts.ipynb #533b3667
+# %% ../../nbs/lib/merge/example_experts.ipynb #ccbcefda
 TENSOR = "model.layers.3.mlp.up_proj.weight"
 
 def sign_conflict(

@@ -16,10 +16,10 @@ from numba.extending import overload
 kernel = njit(nogil=True, cache=True, error_model="numpy")
 TILE = 1024    # entries of one expert
 
-# %% ../../nbs/lib/merge/kernels.ipynb #2d3d701e
+# %% ../../nbs/lib/merge/kernels.ipynb #523afe92
 summing_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 
-# %% ../../nbs/lib/merge/kernels.ipynb #f161c0bc
+# %% ../../nbs/lib/merge/kernels.ipynb #54361994
 def single(x):
     "A float32, or the bits of a bfloat16, as float32."
 
@@ -30,6 +30,7 @@ def single_of_type(x):
     if x == types.uint16:
         return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
 
+# %% ../../nbs/lib/merge/kernels.ipynb #9a02c385
 @kernel
 def to_float32(
     x,      # (n,) float32, or uint16: the bits of bfloat16
@@ -50,7 +51,7 @@ def subtract(
     for j in range(len(out)):
         out[j] = single(expert[j]) - single(base[j])
 
-# %% ../../nbs/lib/merge/kernels.ipynb #66357e15
+# %% ../../nbs/lib/merge/kernels.ipynb #93b85e8a
 @kernel
 def weighted_sum(
     block,     # (experts, n)
@@ -66,6 +67,7 @@ def weighted_sum(
             for j in range(len(row)):
                 total[j] += row[j] * factor
 
+# %% ../../nbs/lib/merge/kernels.ipynb #d465e492
 @kernel
 def add_task_vector(
     expert, base,   # of `subtract`
@@ -95,6 +97,7 @@ def is_kept(a, b, c, index, threshold):
     x = np.uint32(x ^ np.uint32(x >> np.uint32(14)))
     return np.int32(x) >= threshold
 
+# %% ../../nbs/lib/merge/kernels.ipynb #d332c868
 @kernel
 def keep(
     k0, k1, k2,   # key: 32-bit integers
@@ -107,7 +110,7 @@ def keep(
     for j in range(len(out)):
         out[j] = is_kept(a, b, c, start + j, least)
 
-# %% ../../nbs/lib/merge/kernels.ipynb #11c258f1
+# %% ../../nbs/lib/merge/kernels.ipynb #c46b04a6
 @kernel
 def add_kept(
     expert, base,                       # of `subtract`
@@ -125,7 +128,7 @@ def add_kept(
         before = zero if first else out[j]
         out[j] = before + kept * factor
 
-# %% ../../nbs/lib/merge/kernels.ipynb #8ef6908b
+# %% ../../nbs/lib/merge/kernels.ipynb #2638663a
 @kernel
 def mask(
     block,   # (experts, n), overwritten
@@ -138,7 +141,7 @@ def mask(
         for j in range(len(row)):
             row[j] = row[j] if of[j] else np.float32(0)
 
-# %% ../../nbs/lib/merge/kernels.ipynb #1494267f
+# %% ../../nbs/lib/merge/kernels.ipynb #8e5143d5
 @summing_kernel
 def l1_norms(
     block,   # (experts, n)
@@ -156,6 +159,7 @@ def l1_norms(
         sums[0, i] += before
         sums[1, i] += after
 
+# %% ../../nbs/lib/merge/kernels.ipynb #5a5d78e8
 @summing_kernel
 def sums_of_squares(
     block,   # (experts, n)
@@ -211,6 +215,7 @@ def rounded_to_type(x, like):
             return np.uint16(0x7fc0) if x != x else np.uint16(up >> np.uint32(16))
         return to_bfloat16
 
+# %% ../../nbs/lib/merge/kernels.ipynb #ce0b8ea9
 @kernel
 def add_update(
     base,    # (n,) float32, or uint16: the bits of bfloat16
@@ -222,7 +227,7 @@ def add_update(
     for j in range(len(out)):
         out[j] = rounded(np.float32(single(base[j]) + lam * m[j]), out)
 
-# %% ../../nbs/lib/merge/kernels.ipynb #a01ab3df
+# %% ../../nbs/lib/merge/kernels.ipynb #fe2608ed
 @kernel
 def finite(
     x,     # (n,) float32, or uint16: the bits of bfloat16

@@ -6,7 +6,7 @@
 __all__ = ['Spread', 'breadcrumbs_mask_plain', 'breadcrumbs_choosers', 'breadcrumbs_masks', 'breadcrumbs', 'breadcrumbs_ties',
            'della_probabilities', 'della_mask_plain', 'della_mask', 'della_masks', 'della', 'della_linear']
 
-# %% ../../nbs/lib/merge/pruning.ipynb #1ef497b9
+# %% ../../nbs/lib/merge/pruning.ipynb #a251817f
 from typing import Annotated
 
 import torch
@@ -18,7 +18,7 @@ from .task_arithmetic import generalized_task_arithmetic
 from .task_vectors import Parameter, require
 from .thresholds import Largest, expert_blocks, magnitudes
 
-# %% ../../nbs/lib/merge/pruning.ipynb #d0c1e4b5
+# %% ../../nbs/lib/merge/pruning.ipynb #e17d534e
 def breadcrumbs_mask_plain(
     task_vector: Tensor,   # of one expert, any shape
     density: float,        # share of the entries that is kept
@@ -35,7 +35,7 @@ def breadcrumbs_mask_plain(
     mask = torch.zeros(n, dtype=torch.bool).index_fill_(0, kept, True)
     return mask.view(task_vector.shape)
 
-# %% ../../nbs/lib/merge/pruning.ipynb #fd211ddc
+# %% ../../nbs/lib/merge/pruning.ipynb #365591d0
 def breadcrumbs_choosers(
     theta: Parameter,
     i: int,            # which expert
@@ -56,6 +56,7 @@ def breadcrumbs_choosers(
     above = Largest(blocks, n, max(n - bottom - count, 0), last=True)
     return not_below, above
 
+# %% ../../nbs/lib/merge/pruning.ipynb #d4edff76
 def breadcrumbs_masks(
     theta: Parameter,
     density,           # one number for all, or one for each expert
@@ -76,7 +77,7 @@ def breadcrumbs_masks(
 
     return keep
 
-# %% ../../nbs/lib/merge/pruning.ipynb #0d51e3b2
+# %% ../../nbs/lib/merge/pruning.ipynb #3cf068ae
 @method()
 def breadcrumbs(
     theta: Parameter,
@@ -91,6 +92,7 @@ def breadcrumbs(
     keep = breadcrumbs_masks(theta, density, gamma)
     return generalized_task_arithmetic(theta, weight, keep, False, normalize, rescale)
 
+# %% ../../nbs/lib/merge/pruning.ipynb #22dae686
 @method()
 def breadcrumbs_ties(
     theta: Parameter,
@@ -105,7 +107,7 @@ def breadcrumbs_ties(
     keep = breadcrumbs_masks(theta, density, gamma)
     return generalized_task_arithmetic(theta, weight, keep, True, normalize, rescale)
 
-# %% ../../nbs/lib/merge/pruning.ipynb #ca8e41bb
+# %% ../../nbs/lib/merge/pruning.ipynb #8a789552
 def della_probabilities(
     rows: Tensor,      # (rows, columns) magnitudes of one task vector
     density: float,
@@ -118,6 +120,7 @@ def della_probabilities(
     rank = torch.empty_like(order).scatter_(1, order, ascending)
     return density - epsilon + rank.float() / max(columns - 1, 1) * 2 * epsilon
 
+# %% ../../nbs/lib/merge/pruning.ipynb #f7caf387
 def della_mask_plain(
     task_vector: Tensor,   # of one expert: a matrix, or a vector as one row
     density: float,        # mean probability of an entry to be kept
@@ -129,7 +132,7 @@ def della_mask_plain(
     probability = della_probabilities(rows, density, epsilon)
     return uniform < probability.view(task_vector.shape)
 
-# %% ../../nbs/lib/merge/pruning.ipynb #17169002
+# %% ../../nbs/lib/merge/pruning.ipynb #e87abc6c
 def della_mask(
     theta: Parameter,
     i: int,             # which expert
@@ -155,6 +158,7 @@ def della_mask(
         parts.append(uniform < probability.flatten())
     return torch.cat(parts)
 
+# %% ../../nbs/lib/merge/pruning.ipynb #f00b3cf3
 def della_masks(
     theta: Parameter,
     density,            # one number for all, or one for each expert
@@ -169,7 +173,7 @@ def della_masks(
 
     return keep
 
-# %% ../../nbs/lib/merge/pruning.ipynb #abcdcbe9
+# %% ../../nbs/lib/merge/pruning.ipynb #2913209b
 Spread = Annotated[float, Between(0, .5, open_right=True)]
 
 @method()
@@ -186,6 +190,7 @@ def della(
     keep = della_masks(theta, density, epsilon)
     return generalized_task_arithmetic(theta, weight, keep, True, normalize, rescale)
 
+# %% ../../nbs/lib/merge/pruning.ipynb #a9ee469f
 @method()
 def della_linear(
     theta: Parameter,

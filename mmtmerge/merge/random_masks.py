@@ -6,7 +6,7 @@
 __all__ = ['INDICES', 'MIXING', 'random_key', 'check_size', 'xor_shifted', 'random_bits', 'random_uniform', 'keep_threshold',
            'keep_mask']
 
-# %% ../../nbs/lib/merge/random_masks.ipynb #36e0ad43
+# %% ../../nbs/lib/merge/random_masks.ipynb #945635ad
 import hashlib
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import UserError
 from . import kernels
 
-# %% ../../nbs/lib/merge/random_masks.ipynb #ce9baed2
+# %% ../../nbs/lib/merge/random_masks.ipynb #f7b3d1a6
 def random_key(
     *parts,      # seed, expert, parameter
 ) -> list:       # three 32-bit integers
@@ -24,7 +24,7 @@ def random_key(
     digest = hashlib.sha256(text.encode()).digest()
     return [int.from_bytes(digest[start:start + 4], "big", signed=True) for start in (0, 4, 8)]
 
-# %% ../../nbs/lib/merge/random_masks.ipynb #a0f8f4c3
+# %% ../../nbs/lib/merge/random_masks.ipynb #4fe00e60
 INDICES = 1 << 32
 
 def check_size(
@@ -35,7 +35,7 @@ def check_size(
         raise UserError(f"a parameter of more than {INDICES} elements: "
                         "its random numbers would repeat")
 
-# %% ../../nbs/lib/merge/random_masks.ipynb #833f84b5
+# %% ../../nbs/lib/merge/random_masks.ipynb #03c646fd
 MIXING = [(17, 0xed5ad4bb), (11, 0xac4c1b51), (15, 0x31848bab)]   # shifts and odd multipliers
 
 def xor_shifted(
@@ -46,6 +46,7 @@ def xor_shifted(
     shifted = (x >> shift).bitwise_and_((1 << 32 - shift) - 1)
     x.bitwise_xor_(shifted)
 
+# %% ../../nbs/lib/merge/random_masks.ipynb #682eeb66
 def random_bits(
     key: list,         # of `random_key`
     where: slice,      # indices, below 2**32
@@ -62,7 +63,7 @@ def random_bits(
     xor_shifted(x, 14)
     return x
 
-# %% ../../nbs/lib/merge/random_masks.ipynb #357a3ed5
+# %% ../../nbs/lib/merge/random_masks.ipynb #7bdaa43d
 def random_uniform(
     key: list,         # of `random_key`
     where: slice,      # indices, below 2**32
@@ -70,7 +71,7 @@ def random_uniform(
     "Uniform random numbers that belong to indices."
     return random_bits(key, where).double() / 2**32 + .5
 
-# %% ../../nbs/lib/merge/random_masks.ipynb #b8fe1bf3
+# %% ../../nbs/lib/merge/random_masks.ipynb #10052f6c
 def keep_threshold(
     p: float,    # probability of being dropped, in [0, 1]
 ) -> int:        # as a signed 32-bit integer
@@ -78,6 +79,7 @@ def keep_threshold(
     dropped = min(max(round(p * 2**32), 0), 2**32 - 1)
     return dropped - 2**31
 
+# %% ../../nbs/lib/merge/random_masks.ipynb #51f4758d
 def keep_mask(
     p: float,          # probability of being dropped, in [0, 1)
     key: list,         # of `random_key`

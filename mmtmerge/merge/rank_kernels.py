@@ -6,12 +6,12 @@
 __all__ = ['LOW', 'MAGNITUDE', 'count_upper', 'any_in_bins', 'count_lower', 'lower_histograms', 'read_ranks', 'at_ranks',
            'choose']
 
-# %% ../../nbs/lib/merge/rank_kernels.ipynb #d160eb20
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #4267fb2c
 import numpy as np
 
 from .kernels import kernel
 
-# %% ../../nbs/lib/merge/rank_kernels.ipynb #ca24df51
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #9c5aca99
 LOW = 15   # bits of the second histogram
 MAGNITUDE = 0x7fffffff   # without the sign
 
@@ -25,7 +25,7 @@ def count_upper(
         magnitude = x[j] & np.uint32(MAGNITUDE)
         counts[magnitude >> np.uint32(LOW)] += 1
 
-# %% ../../nbs/lib/merge/rank_kernels.ipynb #dd6edee6
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #f9cb8065
 @kernel
 def any_in_bins(
     x,        # (n,) uint32
@@ -40,6 +40,7 @@ def any_in_bins(
         found |= np.uint32(distance < np.uint32(bins))
     return found != 0
 
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #6421a18a
 @kernel
 def count_lower(
     x,        # (n,) float32, seen as uint32
@@ -58,7 +59,7 @@ def count_lower(
             if 0 <= i < len(row) and row[i] >= 0:
                 counts[row[i], magnitude & (1 << LOW) - 1] += 1
 
-# %% ../../nbs/lib/merge/rank_kernels.ipynb #17126621
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #9e768e6a
 def lower_histograms(
     upper,    # (65536,) the first histogram
     ranks,    # counted from 0, ascending
@@ -71,6 +72,7 @@ def lower_histograms(
     counts = np.zeros((len(bins), 1 << LOW), np.int64)
     return first, row, counts
 
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #2a7b14c3
 def read_ranks(
     upper, ranks,         # of `lower_histograms`
     first, row, counts,   # of `lower_histograms`, the counts filled
@@ -88,7 +90,7 @@ def read_ranks(
         equal.append(int(count[low]))
     return np.array(values, np.uint32).view(np.float32), smaller, equal
 
-# %% ../../nbs/lib/merge/rank_kernels.ipynb #5a700f9a
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #25488ab6
 def at_ranks(
     blocks,      # callable: () -> iterable of (n,) float32 arrays
     ranks,       # counted from 0, ascending
@@ -102,7 +104,7 @@ def at_ranks(
         count_lower(x.view(np.uint32), *histograms)
     return read_ranks(upper, ranks, *histograms)
 
-# %% ../../nbs/lib/merge/rank_kernels.ipynb #8266521f
+# %% ../../nbs/lib/merge/rank_kernels.ipynb #417cf278
 @kernel
 def choose(
     x,             # (n,) float32

@@ -6,7 +6,7 @@
 __all__ = ['Fraction', 'PRESETS', 'METHODS', 'PER_EXPERT', 'Between', 'Method', 'method', 'find_method', 'check_names',
            'check_number', 'check_numbers', 'check_value', 'check_hyper']
 
-# %% ../../nbs/lib/merge/registry.ipynb #31d6daac
+# %% ../../nbs/lib/merge/registry.ipynb #715ea76b
 import inspect, math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args, get_origin
 
 from ..core import UserError, nearest
 
-# %% ../../nbs/lib/merge/registry.ipynb #7d3fbb15
+# %% ../../nbs/lib/merge/registry.ipynb #1383a5f2
 @dataclass(frozen=True)
 class Between:
     "The numbers from `low` to `high`: `Annotated[float, Between(0, 1)]`."
@@ -35,10 +35,10 @@ class Between:
         right = ")" if self.open_right else "]"
         return f"in {left}{self.low}, {self.high}{right}"
 
-# %% ../../nbs/lib/merge/registry.ipynb #60867db8
+# %% ../../nbs/lib/merge/registry.ipynb #de24ccd9
 Fraction = Annotated[float, Between(0, 1)]
 
-# %% ../../nbs/lib/merge/registry.ipynb #b8821ee1
+# %% ../../nbs/lib/merge/registry.ipynb #144d0711
 PRESETS = {
     "paper": "the study's: MergeBench for Task Arithmetic, TIES and DARE, mergekit for SCE, "
              "others as in their papers",
@@ -46,7 +46,7 @@ PRESETS = {
     "fuseai": "FuseAI's SCE",
 }
 
-# %% ../../nbs/lib/merge/registry.ipynb #3e8248e8
+# %% ../../nbs/lib/merge/registry.ipynb #bce88fc5
 @dataclass
 class Method:
     "A registered merging method."
@@ -64,7 +64,7 @@ class Method:
         parameters = list(inspect.signature(self.f).parameters.items())
         return dict(parameters[2 if self.prepare else 1:])
 
-# %% ../../nbs/lib/merge/registry.ipynb #8ef184b5
+# %% ../../nbs/lib/merge/registry.ipynb #3f8edd4e
 METHODS = {}   # name -> preset -> Method
 
 def method(
@@ -82,7 +82,7 @@ def method(
         return f
     return register
 
-# %% ../../nbs/lib/merge/registry.ipynb #f751b8aa
+# %% ../../nbs/lib/merge/registry.ipynb #5196aa27
 def find_method(
     name: str,
     preset: str = "paper",
@@ -100,7 +100,7 @@ def find_method(
                         f"it has one under {presets}")
     return found
 
-# %% ../../nbs/lib/merge/registry.ipynb #92715752
+# %% ../../nbs/lib/merge/registry.ipynb #65a47456
 def check_names(
     m: Method,
     hyper: dict,     # name -> value
@@ -116,7 +116,7 @@ def check_names(
             takes = ", ".join(parameters)
             raise UserError(f"{m.name} needs the hyper-parameter {name!r}; it takes: {takes}")
 
-# %% ../../nbs/lib/merge/registry.ipynb #5098d879
+# %% ../../nbs/lib/merge/registry.ipynb #f28fd580
 def check_number(
     label: str,                # method and hyper-parameter, for the message
     number,
@@ -131,7 +131,7 @@ def check_number(
     if allowed and number not in allowed:
         raise UserError(f"{label} must be {allowed}: got {number!r}")
 
-# %% ../../nbs/lib/merge/registry.ipynb #6f863ff3
+# %% ../../nbs/lib/merge/registry.ipynb #740a841f
 PER_EXPERT = ("weight", "density", "gamma", "epsilon")
 
 def check_numbers(label, name, value, kind, allowed):
@@ -144,7 +144,7 @@ def check_numbers(label, name, value, kind, allowed):
     for number in numbers:
         check_number(label, number, kind, allowed)
 
-# %% ../../nbs/lib/merge/registry.ipynb #543665af
+# %% ../../nbs/lib/merge/registry.ipynb #a1135293
 def check_value(
     label: str,      # method and hyper-parameter, for the message
     name: str,       # of the hyper-parameter
@@ -165,6 +165,7 @@ def check_value(
         options = " or ".join(map(repr, get_args(kind)))
         raise UserError(f"{label} must be {options}: got {value!r}")
 
+# %% ../../nbs/lib/merge/registry.ipynb #2b43175a
 def check_hyper(
     m: Method,
     hyper: dict,     # name -> value

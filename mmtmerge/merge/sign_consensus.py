@@ -6,14 +6,14 @@
 __all__ = ['per_expert_column', 'sign_consensus_mask', 'elected_sum_plain', 'elected_mean_plain', 'as_array', 'elected_sum',
            'elected_mean']
 
-# %% ../../nbs/lib/merge/sign_consensus.ipynb #09d0efdf
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #07b3aa8f
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import election_kernels
 
-# %% ../../nbs/lib/merge/sign_consensus.ipynb #1a946ad5
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #bf65d418
 def per_expert_column(
     values,                 # one number for each expert
     task_vectors: Tensor,   # (experts, *shape)
@@ -22,6 +22,7 @@ def per_expert_column(
     values = torch.as_tensor(values, dtype=task_vectors.dtype)
     return values.view(-1, *[1] * (task_vectors.dim() - 1))
 
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #46fceb20
 def sign_consensus_mask(
     task_vectors: Tensor,       # (experts, *shape)
     sign_of_zero: float = 1.,   # where the votes sum to 0
@@ -31,7 +32,7 @@ def sign_consensus_mask(
     elected = torch.where(total == 0, sign_of_zero, total.sign())
     return task_vectors.sign() == elected
 
-# %% ../../nbs/lib/merge/sign_consensus.ipynb #0c1c05b8
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #721bc7d8
 def elected_sum_plain(
     task_vectors: Tensor,       # (experts, *shape), trimmed and multiplied by their factors
     sign_of_zero: float = 1.,
@@ -40,6 +41,7 @@ def elected_sum_plain(
     agree = sign_consensus_mask(task_vectors, sign_of_zero)
     return torch.where(agree, task_vectors, 0.).sum(0)
 
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #37b0fe2e
 def elected_mean_plain(
     task_vectors: Tensor,       # (experts, *shape), trimmed and multiplied by their factors
     weights,                    # one number for each expert
@@ -50,7 +52,7 @@ def elected_mean_plain(
     share = (per_expert_column(weights, task_vectors) * agree).sum(0)
     return elected_sum_plain(task_vectors, sign_of_zero) / torch.where(share == 0, 1., share)
 
-# %% ../../nbs/lib/merge/sign_consensus.ipynb #e87256b1
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #d53600f1
 def as_array(
     column: Tensor,   # (experts, 1), or None
     default: float,   # stands for None
@@ -61,6 +63,7 @@ def as_array(
         return np.full(experts, default, np.float32)
     return column.flatten().numpy()
 
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #02cfe3f3
 def elected_sum(
     block: Tensor,               # (experts, n) task vectors, float32
     factors: Tensor = None,      # (experts, 1); None: ones
@@ -74,6 +77,7 @@ def elected_sum(
     election_kernels.elected_sum(block.numpy(), *given, np.float32(sign_of_zero), out.numpy())
     return out
 
+# %% ../../nbs/lib/merge/sign_consensus.ipynb #c427d99a
 def elected_mean(
     block: Tensor,               # (experts, n) task vectors, float32
     weights: Tensor,             # (experts, 1): those of the experts that agree divide the sum

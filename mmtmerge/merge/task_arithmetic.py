@@ -6,7 +6,7 @@
 __all__ = ['task_arithmetic_plain', 'task_arithmetic', 'rescale_factors_plain', 'generalized_plain', 'rescale_factors', 'divider',
            'masked_block', 'block_sum', 'generalized_task_arithmetic', 'task_arithmetic_mergekit']
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #957bd09e
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #280285d8
 import torch
 from torch import Tensor
 
@@ -17,13 +17,14 @@ from .sign_consensus import elected_mean, elected_sum
 from .sign_consensus import per_expert_column, sign_consensus_mask
 from .task_vectors import Parameter
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #f59a754d
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #f1e24568
 def task_arithmetic_plain(
     task_vectors: Tensor,   # (experts, *shape)
 ) -> Tensor:                # (*shape)
     "Sum of the task vectors (Ilharco et al., 2023)."
     return task_vectors.sum(0)
 
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #3ff6e064
 @method("paper", embeddings="base")
 def task_arithmetic(
     theta: Parameter,
@@ -31,7 +32,7 @@ def task_arithmetic(
     "Sum of the task vectors (Ilharco et al., 2023)."
     return weighted_sum(theta)
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #86c66005
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #686d0f85
 def rescale_factors_plain(
     task_vectors: Tensor,   # (experts, *shape)
     masked: Tensor,         # the same with 0 where nothing is kept
@@ -42,6 +43,7 @@ def rescale_factors_plain(
     vanishes = torch.minimum(before, after) < 1e-7
     return per_expert_column(torch.where(vanishes, 1., before / after), task_vectors)
 
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #e417f651
 def generalized_plain(
     task_vectors: Tensor,      # (experts, *shape)
     weights,                   # one number for each expert
@@ -62,7 +64,7 @@ def generalized_plain(
     share = (agree * w).sum(0)
     return total / torch.where(share == 0, 1., share)
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #8b99f89b
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #d05812bc
 def rescale_factors(
     theta: Parameter,
     keep,          # (slice, (experts, n) block) -> (experts, n) bool
@@ -75,7 +77,7 @@ def rescale_factors(
     vanishes = (norms < 1e-7).any(0)
     return torch.where(vanishes, 1., before / after).float()
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #09ecfc7f
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #b86b9f6d
 def divider(
     weights: Tensor,    # (experts, 1)
     normalize: bool,
@@ -89,6 +91,7 @@ def divider(
 
     return divide
 
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #4017c956
 def masked_block(
     block: Tensor,   # (experts, n), overwritten
     kept: Tensor,    # (experts, n) bool, or (1, n) for all experts
@@ -97,6 +100,7 @@ def masked_block(
     kernels.mask(block.numpy(), kept.numpy())
     return block
 
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #b822508d
 def block_sum(
     block: Tensor,     # (experts, n)
     factors: Tensor,   # (experts, 1)
@@ -106,7 +110,7 @@ def block_sum(
     kernels.weighted_sum(block.numpy(), factors.flatten().numpy(), out.numpy())
     return out
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #80c3e648
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #f059a99d
 def generalized_task_arithmetic(
     theta: Parameter,
     weight,              # one number for all, or one for each expert
@@ -135,7 +139,7 @@ def generalized_task_arithmetic(
 
     return theta.map(merge)
 
-# %% ../../nbs/lib/merge/task_arithmetic.ipynb #ee9f9e83
+# %% ../../nbs/lib/merge/task_arithmetic.ipynb #58aaa505
 @method("mergekit", name="task_arithmetic")
 def task_arithmetic_mergekit(
     theta: Parameter,

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..core import UserError
 from . import kernels
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #9b527667
+# %% ../../nbs/lib/merge/task_vectors.ipynb #da80b42f
 HUGE_PAGES = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # %% ../../nbs/lib/merge/task_vectors.ipynb #f6838097
@@ -32,7 +32,7 @@ def state(
     "Parameters of a model by name, tied ones once."
     return {name: p.detach() for name, p in model.named_parameters()}
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #c07a3f46
+# %% ../../nbs/lib/merge/task_vectors.ipynb #c9288bde
 def named(
     experts,     # state dicts: a mapping by name, or a list
 ) -> dict:       # expert -> state dict
@@ -66,6 +66,7 @@ def require(
     if not ok:
         raise UserError(message)
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #24899cda
 def check_fits(
     who: str,       # the expert's name
     expert,         # its headers
@@ -82,6 +83,7 @@ def check_fits(
                 f"tensor {name!r} of expert {who} is {shape}, the base has {base_shape}: "
                 "fine-tune from this base, with its vocabulary")
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #f454abd0
 def check_shapes(
     base,        # state dict of the base: name -> tensor, or anything with a shape
     experts,     # state dicts of the experts: a mapping by name, or a list
@@ -102,6 +104,7 @@ def flat_array(
         return flat.view(torch.uint16).numpy()
     return flat.numpy() if flat.dtype == torch.float32 else flat
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #dd7637e5
 def array_block(
     flat,            # of `flat_array`
     where: slice,
@@ -110,7 +113,7 @@ def array_block(
     block = flat[where]
     return block.float().numpy() if isinstance(block, Tensor) else block
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #794be504
+# %% ../../nbs/lib/merge/task_vectors.ipynb #f92932bc
 def finite(
     t: Tensor,
 ) -> bool:
@@ -120,6 +123,7 @@ def finite(
         return bool(kernels.finite(flat))
     return not t.is_floating_point() or bool(torch.isfinite(t).all())
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #a026bf3d
 def check_finite(
     states: dict,    # who -> state dict
 ):
@@ -140,7 +144,7 @@ def slices(
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #b575f2f6
+# %% ../../nbs/lib/merge/task_vectors.ipynb #ce09abb8
 @dataclass
 class Parameter:
     "One parameter in the base and in every expert."
@@ -177,14 +181,14 @@ class Parameter:
             m[where] = f(where, block)
         return m.view(self.shape)
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #1d3ca23a
+# %% ../../nbs/lib/merge/task_vectors.ipynb #7f9754fb
 @patch
 def task_vectors(self: Parameter):
     "All task vectors, (experts, *shape) float32."
     experts = [e.detach().float() for e in self.experts]
     return torch.stack(experts).sub_(self.base.detach().float())
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #ddff0ac9
+# %% ../../nbs/lib/merge/task_vectors.ipynb #0a269527
 @patch
 def gram(self: Parameter, delta=True):
     "Inner products of the task vectors, or of the weights, (experts, experts) float64."
@@ -201,7 +205,7 @@ def cosine(
     "Cosine between two vectors."
     return float(gram[0, 1] / (gram[0, 0] * gram[1, 1]).sqrt())
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #d0b5a0ac
+# %% ../../nbs/lib/merge/task_vectors.ipynb #6de47bac
 def one_each(
     values,     # a mapping by expert, or a list in their order
     experts,    # their names
@@ -216,6 +220,7 @@ def one_each(
             f"{len(values)} values are given for {len(names)} experts: give one for each")
     return list(values)
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #f96e594c
 @patch
 def one_per_expert(self: Parameter, values):
     "What is given for each expert of this merge."
@@ -244,7 +249,6 @@ class TaskVectors:
     threads: int = 1
     ahead: int = 1 << 26   # elements under work at once, unless one parameter alone has more
     notes: dict = field(default_factory=dict)   # what methods note -> names of the parameters
-    on_read: object = None   # called with the name of every parameter that is read, on the thread that reads it
 
     def note(self, what, name):
         "Remember something about a parameter that a reader of the results must know."
@@ -252,12 +256,10 @@ class TaskVectors:
 
     def parameter(self, name):
         "One parameter, read."
-        if self.on_read:
-            self.on_read(name)
         experts = [expert[name].cpu() for expert in self.experts.values()]
         return Parameter(name, self.base[name].cpu(), experts, self)
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #f6c33c22
+# %% ../../nbs/lib/merge/task_vectors.ipynb #1499d2a2
 def results_in_order(
     work,            # name -> result
     sizes: dict,     # name -> elements, in order
@@ -287,7 +289,7 @@ def results_in_order(
         on_worker = threading.get_ident() in workers
         pool.shutdown(wait=not on_worker, cancel_futures=True)
 
-# %% ../../nbs/lib/merge/task_vectors.ipynb #f147cd8f
+# %% ../../nbs/lib/merge/task_vectors.ipynb #4569cfed
 @patch
 def each(self: TaskVectors, f, names=None):
     "Yield (name, f(parameter)), in order, computed on `threads` threads."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['largest_plain', 'expert_blocks', 'magnitudes', 'Largest', 'count_all', 'magnitudes_at_ranks']
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #a8e849c7
+# %% ../../nbs/lib/merge/thresholds.ipynb #399a5113
 import threading
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from . import kernels, rank_kernels
 from .task_vectors import Parameter, TaskVectors, array_block, flat_array, slices
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #804d2db3
+# %% ../../nbs/lib/merge/thresholds.ipynb #8ed72ec6
 def largest_plain(
     values: Tensor,       # any shape; magnitudes count
     k: int,               # how many are chosen
@@ -31,7 +31,7 @@ def largest_plain(
         mask = mask.flip(0)
     return mask.view(values.shape)
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #acceb5ef
+# %% ../../nbs/lib/merge/thresholds.ipynb #68a37243
 def expert_blocks(
     theta: Parameter,
     i: int,                # which expert
@@ -45,6 +45,7 @@ def expert_blocks(
         kernels.subtract(array_block(expert, where), array_block(base, where), block)
         yield block
 
+# %% ../../nbs/lib/merge/thresholds.ipynb #a421aae1
 def magnitudes(
     theta: Parameter,
     i: int,                # which expert
@@ -53,7 +54,7 @@ def magnitudes(
     whole = next(expert_blocks(theta, i, theta.base.numel()))
     return np.abs(whole, out=whole)
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #9d4c6a04
+# %% ../../nbs/lib/merge/thresholds.ipynb #52259554
 class Largest:
     "Chooses the k largest of some values, block by block."
     def __init__(self,
@@ -86,7 +87,7 @@ class Largest:
         self.seen = rank_kernels.choose(x.numpy(), self.threshold, *number_of_equal, mask.numpy())
         return mask
 
-# %% ../../nbs/lib/merge/thresholds.ipynb #5cc8046f
+# %% ../../nbs/lib/merge/thresholds.ipynb #89c4047b
 def count_all(
     v: TaskVectors,
     histograms: list,   # of each expert: a zero array, filled
@@ -109,6 +110,7 @@ def count_all(
         for histogram, part in zip(histograms, parts):
             histogram += part
 
+# %% ../../nbs/lib/merge/thresholds.ipynb #0fb011e6
 def magnitudes_at_ranks(
     v: TaskVectors,
     ranks: list,      # counted from 0, ascending, over all parameters of v

@@ -6,7 +6,7 @@
 __all__ = ['trim_plain', 'ties_plain', 'majority_signs', 'ties_statistics', 'ties', 'density_mask_plain', 'ties_mergekit_plain',
            'density_masks', 'ties_mergekit']
 
-# %% ../../nbs/lib/merge/ties.ipynb #5d10ef19
+# %% ../../nbs/lib/merge/ties.ipynb #5af6713c
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from .task_arithmetic import generalized_plain, generalized_task_arithmetic
 from .task_vectors import Parameter, TaskVectors, headers
 from .thresholds import Largest, expert_blocks, largest_plain, magnitudes_at_ranks
 
-# %% ../../nbs/lib/merge/ties.ipynb #e2281219
+# %% ../../nbs/lib/merge/ties.ipynb #f6a8eaa7
 def trim_plain(
     task_vectors: Tensor,   # (experts, *shape)
     density: float,         # share of the entries that is kept, the paper's K
@@ -32,6 +32,7 @@ def trim_plain(
     kept = task_vectors.abs() >= per_expert_column(thresholds, task_vectors)
     return torch.where(kept, task_vectors, 0.)
 
+# %% ../../nbs/lib/merge/ties.ipynb #86d147bf
 def ties_plain(
     task_vectors: Tensor,   # (experts, *shape)
     density: float,         # share of the entries that is kept, the paper's K
@@ -47,7 +48,7 @@ def ties_plain(
         return agreeing.sum(0)
     return agreeing.sum(0) / (agreeing != 0).sum(0).clamp(min=1)
 
-# %% ../../nbs/lib/merge/ties.ipynb #80716696
+# %% ../../nbs/lib/merge/ties.ipynb #0e413e14
 def majority_signs(
     v: TaskVectors,
     thresholds: np.ndarray,   # (merges, experts) float32
@@ -62,6 +63,7 @@ def majority_signs(
     total = sum(signs for _, signs in v.each(balance))
     return [1. if positive > 0 else -1. for positive in total]
 
+# %% ../../nbs/lib/merge/ties.ipynb #695ad644
 def ties_statistics(
     v: TaskVectors,
     hypers: list,     # hyper-parameters of the merges to come
@@ -74,7 +76,7 @@ def ties_statistics(
     signs = majority_signs(v, thresholds.T.contiguous().numpy())
     return {K: (thresholds[:, i:i + 1], sign) for i, (K, sign) in enumerate(zip(densities, signs))}
 
-# %% ../../nbs/lib/merge/ties.ipynb #7a327eec
+# %% ../../nbs/lib/merge/ties.ipynb #9e47e678
 @method("paper", embeddings="base", prepare=ties_statistics, passes=3)
 def ties(
     theta: Parameter,
@@ -93,7 +95,7 @@ def ties(
 
     return theta.map(merge)
 
-# %% ../../nbs/lib/merge/ties.ipynb #89139cfe
+# %% ../../nbs/lib/merge/ties.ipynb #f9256c30
 def density_mask_plain(
     task_vectors: Tensor,   # (experts, *shape)
     densities,              # one number for each expert
@@ -105,6 +107,7 @@ def density_mask_plain(
         masks.append(largest_plain(delta, k))
     return torch.stack(masks)
 
+# %% ../../nbs/lib/merge/ties.ipynb #806a5da2
 def ties_mergekit_plain(
     task_vectors: Tensor,   # (experts, *shape)
     weights,                # one number for each expert
@@ -116,7 +119,7 @@ def ties_mergekit_plain(
     kept = density_mask_plain(task_vectors, densities)
     return generalized_plain(task_vectors, weights, kept, True, normalize, rescale)
 
-# %% ../../nbs/lib/merge/ties.ipynb #3f8dc32a
+# %% ../../nbs/lib/merge/ties.ipynb #a2b2af43
 def density_masks(
     theta: Parameter,
     densities: list,    # one for each expert
@@ -136,6 +139,7 @@ def density_masks(
 
     return keep
 
+# %% ../../nbs/lib/merge/ties.ipynb #3b567a88
 @method("mergekit", name="ties")
 def ties_mergekit(
     theta: Parameter,
