@@ -21,7 +21,7 @@ from . import kernels
 from .registry import PER_EXPERT, check_hyper, find_method
 from .task_vectors import TaskVectors, array_block, check_finite, check_shapes, embedding_names
 from .task_vectors import flat_array, headers, named, one_each, require
-from . import averages, dare, informed, pruning, sce, spectral, task_arithmetic, ties
+from . import averages, dare, informed, pruning, sce, spectral, task_arithmetic, ties  # noqa: F401
 
 # %% ../../nbs/lib/merge/apply.ipynb #bef97ab4
 def parameters_to_merge(

@@ -472,7 +472,7 @@ def test_spectral(method, hyper, naive, case):
             else x.mean(0)
         )
         torch.testing.assert_close(
-            m[k].double(), want, rtol=0, atol=1e-6 * float(want.abs().max()), msg=lambda text: f"{k}: {text}"
+            m[k].double(), want, rtol=0, atol=1e-6 * float(want.abs().max()), msg=lambda text, k=k: f"{k}: {text}"
         )
 
 
