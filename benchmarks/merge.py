@@ -21,7 +21,7 @@ What is assumed:
 - "From disk": Task Arithmetic and the floor once more, with the inputs taken out of the page cache before each measurement, as a
   machine has them that has not just written them. Libraries and our cache stay warm.
 - The grid is the paper's (60 points of a group): ours is one rung of the study's sweep, which makes them resident one after another
-  in one process, from 16 directions, and takes their fingerprints; only its translation is left out. mergekit's time is EXTRAPOLATED
+  in one process, from 16 merged task vectors, and takes their fingerprints; only its translation is left out. mergekit's time is EXTRAPOLATED
   from its one run of each method, start-up counted 60 times, as its user pays it.
 - TIES of the preset `paper` has thresholds of whole models, which mergekit has not: ours is timed alone.
 """
@@ -35,11 +35,13 @@ import numpy as np, psutil, torch, typer
 from safetensors.torch import save_file
 from tabulate import tabulate
 
-from mmtmerge.merge.checkpoints import Checkpoint, plan_shards
+from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.checkpoint_writer import plan_shards
 from mmtmerge.core import UserError, nearest, write_json
-from mmtmerge.merge.elementwise import spread
+from mmtmerge.merge.sce import variance_across_experts
 from mmtmerge.merge.grid_search import Point, Sweep
-from mmtmerge.merge.task_vectors import TaskVectors, need
+from mmtmerge.merge.task_vectors import TaskVectors, require
+from mmtmerge.merge.thresholds import magnitudes
 
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 SIZES = {"smallest": ("qwen2", 32, 64, 1, 2, 1, 2048), "tiny": ("qwen2", 96, 288, 4, 4, 2, 8192),
@@ -59,7 +61,7 @@ def command(tool, config=None, out=None):
     "How a merge is started; without a configuration, the same start with nothing to do."
     if tool == "mergekit": return [sys.executable, "-m", "mergekit.scripts.run_yaml", *([config, out] if config else ["--help"])]
     if config: return [sys.executable, "-m", "mmtmerge.cli", "merge", "--config", config, "--out", out]
-    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.merge.checkpoints\nimport mmtmerge.recipes"]
+    return [sys.executable, "-c", "from mmtmerge.cli import _without_collector\nwith _without_collector(): import mmtmerge.merge.checkpoints\nimport mmtmerge.merge.mergekit_yaml"]
 
 # Inputs
 def architecture(size, layers=None):
@@ -133,7 +135,7 @@ def measure(argv, log, forgotten=()):
         watcher.start()
         try: process.wait(); seconds = time.perf_counter() - start
         finally: process.kill(); ended.set(); watcher.join()
-    need(process.returncode == 0, f"{log.stem} ended with status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
+    require(process.returncode == 0, f"{log.stem} ended with status {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
     return seconds, *peak.values()
 
 def floor(files, size, out, forgotten=()):
@@ -184,7 +186,7 @@ class Bench:
     def compare(self, method, base, experts):
         "Largest relative difference of the outputs, how many values differ, and how far each tool moved."
         origin, ours, theirs = (Checkpoint(f) for f in (base, self.out("ours"), self.out("mergekit")))
-        need(ours.keys() == theirs.keys(), f"the outputs hold different tensors: {sorted(ours.keys() ^ theirs.keys())[:4]}")
+        require(ours.keys() == theirs.keys(), f"the outputs hold different tensors: {sorted(ours.keys() ^ theirs.keys())[:4]}")
         v = TaskVectors(origin, {e.name: Checkpoint(e) for e in experts}, list(origin))
         largest, counts, moved = 0., np.zeros(3), np.zeros(2)
         for n in ours:
@@ -201,8 +203,8 @@ class Bench:
 def tied_at_threshold(method, theta):
     "Entries equal, or nearly, to the smallest that is kept."
     n, p = theta.base.numel(), METHODS[method]
-    if method == "ties": ranked = [(theta.magnitudes(i), max(1, int(p["density"] * n))) for i in range(len(theta.experts))]
-    elif method == "sce": ranked = [(x := theta.map(lambda where, d: spread(d)).flatten().numpy(), int(np.count_nonzero(x) * p["select_topk"]))]
+    if method == "ties": ranked = [(magnitudes(theta, i), max(1, int(p["density"] * n))) for i in range(len(theta.experts))]
+    elif method == "sce": ranked = [(x := theta.map(lambda where, d: variance_across_experts(d)).flatten().numpy(), int(np.count_nonzero(x) * p["select_topk"]))]
     else: ranked = []
     tied = np.zeros(n, bool)
     for x, k in ranked: tied |= k > 0 and np.isclose(x, np.partition(x, n - k)[n - k], rtol=1e-5, atol=0)
@@ -299,7 +301,7 @@ def bench(work, size, experts, methods, repeat, dtype, n, grid, scaling, tools):
     "Everything that is measured, as JSON holds it."
     there = sum(f.stat().st_size for f in work.glob(f"{size}-*/*/*.safetensors"))
     short = 2 * n * ((experts + 1) * (sum(SHARES[size]) if scaling else 1) + len(tools)) + 1e8 - there - shutil.disk_usage(work).free
-    need(short <= 0, f"{work} lacks {short / 1e9:.1f} GB: free them, or name a folder on a larger disk with --out")
+    require(short <= 0, f"{work} lacks {short / 1e9:.1f} GB: free them, or name a folder on a larger disk with --out")
     b = Bench(work, tools, repeat, dtype)
     os.environ["MMTMERGE_CACHE"] = str(work / "cache")
     shutil.rmtree(work / "cache", ignore_errors=True)
@@ -350,17 +352,17 @@ def main(
 ):
     "Measure our merges against mergekit's on the same random checkpoints. Exit code 0 whether or not limits are met."
     chosen, known = [m.strip() for m in methods.split(",")], [s for s in SIZES if s != "smallest"]
-    need(size in known, f"--size {size}: {nearest(size, known)}")
-    for m in chosen: need(m in METHODS, f"--methods {methods}: no method {m!r} here, {nearest(m, METHODS)}")
-    need(experts >= 2, f"--experts {experts}: a merge needs at least 2")
-    need(repeat >= 1, f"--repeat {repeat}: measure at least once")
-    need(dtype in ("float32", "bfloat16"), f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
-    need(not plot or scaling and "ties" in chosen, f"--plot {plot} draws the scaling of ties: leave out --no-scaling, and name ties in --methods")
-    need(not plot or plot.suffix == ".png", f"--plot {plot}: name a file that ends in .png")
-    for f in (json_file, plot): need(not f or f.resolve().parent.is_dir(), f"{f}: its folder does not exist, make it first")
-    need(ours_only or importlib.util.find_spec("mergekit"), "mergekit is not installed: pip install mergekit==0.1.5, or ask for --ours-only")
+    require(size in known, f"--size {size}: {nearest(size, known)}")
+    for m in chosen: require(m in METHODS, f"--methods {methods}: no method {m!r} here, {nearest(m, METHODS)}")
+    require(experts >= 2, f"--experts {experts}: a merge needs at least 2")
+    require(repeat >= 1, f"--repeat {repeat}: measure at least once")
+    require(dtype in ("float32", "bfloat16"), f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
+    require(not plot or scaling and "ties" in chosen, f"--plot {plot} draws the scaling of ties: leave out --no-scaling, and name ties in --methods")
+    require(not plot or plot.suffix == ".png", f"--plot {plot}: name a file that ends in .png")
+    for f in (json_file, plot): require(not f or f.resolve().parent.is_dir(), f"{f}: its folder does not exist, make it first")
+    require(ours_only or importlib.util.find_spec("mergekit"), "mergekit is not installed: pip install mergekit==0.1.5, or ask for --ours-only")
     n, free = count(architecture(size)[1]), psutil.virtual_memory().available
-    need(not grid or free >= 7 * n, f"the grid of {size} holds {6 * n / 1e9:.1f} GB in memory, {free / 1e9:.1f} GB are free: stop other programs, or leave it out with --no-grid")
+    require(not grid or free >= 7 * n, f"the grid of {size} holds {6 * n / 1e9:.1f} GB in memory, {free / 1e9:.1f} GB are free: stop other programs, or leave it out with --no-grid")
     if out: out.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext(out and out.resolve()) if out else tempfile.TemporaryDirectory(prefix="mmtmerge-bench-") as work:
         results = bench(Path(work), size, experts, chosen, repeat, dtype, n, grid, scaling, ["ours"] if ours_only else ["ours", "mergekit"])
@@ -368,7 +370,7 @@ def main(
     if json_file: write_json(json_file, results)
     if plot: draw(results["scaling"], plot)
     wrong = [m for m, runs in results["merges"].items() if "difference" in runs and not runs["difference"]["agrees"]]
-    need(not wrong, f"ours and mergekit disagree on {', '.join(wrong)} by more than rounding: their times are not those of the same work")
+    require(not wrong, f"ours and mergekit disagree on {', '.join(wrong)} by more than rounding: their times are not those of the same work")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))   # so that nothing is left behind

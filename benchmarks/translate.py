@@ -77,7 +77,7 @@ def main(
 ):
     "Print sentences a second, ratios, peak memory and the limits they are judged against."
     if only: return one(only, model, lines, direction, batch)
-    from mmtmerge.merge.checkpoints import Checkpoint
+    from mmtmerge.merge.checkpoint_reader import Checkpoint
     with tempfile.TemporaryDirectory() as work:
         folder = model or Path(work) / "random"
         if not model: random_checkpoint(folder)
