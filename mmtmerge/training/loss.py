@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IGNORED', 'tokenise', 'examples', 'collate', 'shared_prefix', 'answer_loss']
 
-# %% ../../nbs/lib/training/loss.ipynb #060fd79a
+# %% ../../nbs/lib/training/loss.ipynb #6de25f31
 import hashlib
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from ..models import answers, prompts
 
-# %% ../../nbs/lib/training/loss.ipynb #6c8f06fd
+# %% ../../nbs/lib/training/loss.ipynb #c38e8909
 IGNORED = -100  # a label that no loss counts
 
 
@@ -40,7 +40,7 @@ def tokenise(
         examples["answer"].append(len(answer))
     return examples
 
-# %% ../../nbs/lib/training/loss.ipynb #bfcd93c2
+# %% ../../nbs/lib/training/loss.ipynb #a3db2607
 def _cache_name(pairs, tokenizer, instruction, max_tokens):
     "Digest of everything that the tokens of a data set depend on."
     vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
@@ -72,7 +72,7 @@ def examples(
     file = Path(folder) / f"tokens-{name}.arrow"
     return pairs.map(tokenise, cache_file_name=str(file), load_from_cache_file=True, **options)
 
-# %% ../../nbs/lib/training/loss.ipynb #17a6c8b4
+# %% ../../nbs/lib/training/loss.ipynb #245ffa6c
 def _padded(sequences, value, length):
     "Sequences of one length, filled up with a value at the right end."
     return torch.tensor([list(s) + [value] * (length - len(s)) for s in sequences])
@@ -93,7 +93,7 @@ def collate(
         attention_mask=_padded(real, 0, longest),
     )
 
-# %% ../../nbs/lib/training/loss.ipynb #0ca24b65
+# %% ../../nbs/lib/training/loss.ipynb #82178eb5
 def shared_prefix(
     batch: dict,  # of `collate`
 ) -> int:  # columns
@@ -103,9 +103,9 @@ def shared_prefix(
     shared = int(equal.long().cumprod(0).sum())
     counts = batch["labels"] != IGNORED  # (batch, columns)
     first_answer = int(counts.long().argmax(1).min())
-    return max(0, min(shared, first_answer) - 1)
+    return max(0, min(shared, first_answer - 1))
 
-# %% ../../nbs/lib/training/loss.ipynb #4149258a
+# %% ../../nbs/lib/training/loss.ipynb #9f3c4813
 def _prefix_cache(model, batch, shared):
     "Keys and values of the shared prefix, computed once and repeated for every row."
     ids = batch["input_ids"]
@@ -114,13 +114,13 @@ def _prefix_cache(model, batch, shared):
     cache.batch_repeat_interleave(len(ids))
     return cache
 
-# %% ../../nbs/lib/training/loss.ipynb #3ffaec2e
+# %% ../../nbs/lib/training/loss.ipynb #00369cb3
 def _softcapped(logits, config):
     "Logits as the model's own forward pass returns them."
     cap = getattr(config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
-# %% ../../nbs/lib/training/loss.ipynb #1d03eb9d
+# %% ../../nbs/lib/training/loss.ipynb #a1a54a37
 def answer_loss(
     model,  # a causal language model with `get_decoder` and `get_output_embeddings`
     batch: dict,  # of `collate`
