@@ -1051,6 +1051,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mmtmerge.training.job._launch_command': ( 'lib/training/job.html#_launch_command',
                                                                                   'mmtmerge/training/job.py'),
                                        'mmtmerge.training.job._parent': ('lib/training/job.html#_parent', 'mmtmerge/training/job.py'),
+                                       'mmtmerge.training.job._run_launched': ( 'lib/training/job.html#_run_launched',
+                                                                                'mmtmerge/training/job.py'),
                                        'mmtmerge.training.job._save_expert': ( 'lib/training/job.html#_save_expert',
                                                                                'mmtmerge/training/job.py'),
                                        'mmtmerge.training.job._slurm_command': ( 'lib/training/job.html#_slurm_command',

@@ -241,6 +241,26 @@ def test_what_was_launched_ends_with_its_run(project, expert):
     assert not (Path(expert.folder) / "tuned.json").exists()
 
 
+FAULT = """
+import os, pathlib, signal
+marker = pathlib.Path(__file__).with_name("died")
+if os.environ.get("RANK") == "0" and not marker.exists():
+    marker.touch()
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_a_job_whose_process_dies_of_a_fault_is_started_again(project, alone, expert, tmp_path, monkeypatch):
+    "Once; the launcher's log says so."
+    spread(project, "ddp", 2)
+    (tmp_path / "sitecustomize.py").write_text(FAULT)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    assert fine_tune(load("smoke"), "en-hi", 42)["pairs"] == 96
+    assert (tmp_path / "died").exists()
+    assert "(SIGSEGV)" in (Path(expert.folder) / "launch.log").read_text()
+    torch.testing.assert_close(losses(expert), losses(alone), rtol=1e-4, atol=1e-4)
+
+
 SRUN = """\
 echo "$@" > {said}
 for line; do :; done
