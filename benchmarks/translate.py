@@ -1,12 +1,12 @@
-"""Sentences a second of our greedy loop, next to plain `generate` in arrival order and to CTranslate2 with its conversion.
+"""Sentences a second of our greedy loop, next to plain `generate` in arrival order, and to CTranslate2.
 
-    python benchmarks/translate.py --model DIR           # a checkpoint with its tokenizer, for example an expert of the laptop study
-    python benchmarks/translate.py                       # a random model of SmolLM2-135M's shape, with the miniature's tokenizer
+    python benchmarks/translate.py --model DIR    # a checkpoint with its tokenizer, such as an expert of the study
+    python benchmarks/translate.py                # a random model of SmolLM2-135M's shape
     python benchmarks/translate.py --model DIR --lines 100 --json result.json
 
-Every engine runs in a process of its own on the same sentences, prompts and limits, one thread each, float32. Loading is not
-counted, CTranslate2's conversion is (and shown apart). A random model never stops by itself: all its sentences run to their
-limit, which favours nobody. Texts that differ from ours are counted.
+Every engine runs in a process of its own on the same sentences, prompts and limits, one thread each, float32.
+Loading is not counted; CTranslate2's conversion is, and it is shown apart. A random model never stops by itself:
+all its sentences run to their limit, which favours nobody. Texts that differ from ours are counted.
 """
 
 import json

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'HEAD', 'configuration', 'llama_factory']
 
-# %% ../../nbs/lib/training/llama_factory.ipynb #055849f3
+# %% ../../nbs/lib/training/llama_factory.ipynb #3be35756
 import json
 import math
 from pathlib import Path
@@ -15,11 +15,11 @@ import yaml
 
 from ..core import UserError, atomic_dir, write_json
 from ..corpus.hub import open_corpus
-from ..settings import Study, base_spec, load
+from ..settings import Study, base_spec
 from .finetune import optimiser
-from .launch import Launch, accumulation, job_of, launch, spacing
+from .launch import accumulation, job_of, launch, spacing
 
-# %% ../../nbs/lib/training/llama_factory.ipynb #2f91e8cc
+# %% ../../nbs/lib/training/llama_factory.ipynb #7326fc30
 COLUMNS = dict(prompt="instruction", query="input", response="output")  # its alpaca form
 
 
@@ -48,7 +48,7 @@ def _pairs(study, direction, seed):
     dev = corpus.test("dev", direction, p.eval_pairs, p.min_words, p.max_words)
     return {direction: train, f"{direction}-dev": dev}
 
-# %% ../../nbs/lib/training/llama_factory.ipynb #073a3618
+# %% ../../nbs/lib/training/llama_factory.ipynb #d8088ae2
 def _precision(p, how):
     "Pure bfloat16, or float32 weights with bfloat16 arithmetic."
     if p.dtype == "bfloat16" and not how.master:
@@ -68,7 +68,7 @@ def _evaluation(every):
         greater_is_better=False,
     )
 
-# %% ../../nbs/lib/training/llama_factory.ipynb #44413cff
+# %% ../../nbs/lib/training/llama_factory.ipynb #656c2c11
 def configuration(
     study: Study,
     direction: str,
@@ -107,7 +107,7 @@ def configuration(
         **_evaluation(spacing(p, steps)),
     )
 
-# %% ../../nbs/lib/training/llama_factory.ipynb #9dc02d89
+# %% ../../nbs/lib/training/llama_factory.ipynb #f1b7a03d
 HEAD = """\
 # llamafactory-cli train train.yaml, in this folder, on {devices} devices (FORCE_TORCHRUN=1)
 # what differs there: pairs of more than cutoff_len tokens are cut, not left out; batches are not of like lengths

@@ -110,8 +110,8 @@ def asked(tmp_path):
 
 
 def test_slurm_is_asked_for_gpus_of_one_node_or_of_each(asked):
-    """Eight evaluations share a job on one node, which Slurm itself would cut over two of four GPUs; a training on two nodes
-    asks for GPUs by node, for its step could not have a total."""
+    """Eight evaluations share a job on one node, which Slurm itself would cut over two of four GPUs. A training on two
+    nodes asks for GPUs by node, because its step could not have a total."""
     experts = ["hi-en", "ta-en", "en-ta"]
     systems = ("base__indic-en", "base__en-indic", "hi-en__indic-en", "ta-en__indic-en")
     evaluations = [f"{stage}/{system}" for stage in ("translate", "probe") for system in systems]

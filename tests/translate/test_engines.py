@@ -1,4 +1,4 @@
-"""CTranslate2 writes what Transformers writes; vLLM's worker, with a stand-in for vLLM; a table does not mix engines."""
+"CTranslate2 writes what Transformers writes; vLLM's worker, with a stand-in; a table does not mix engines."
 
 import json
 import sys
@@ -52,8 +52,7 @@ def test_greedy_outputs_agree_on_the_miniature(direction, miniature, ctranslate2
 
 @pytest.mark.slow
 def test_greedy_outputs_agree_on_the_laptop_model(monkeypatch, tmp_path):
-    """Up to the stated exceptions: where two tokens are equally likely to the last digits, one sentence in a hundred may
-    differ."""
+    "Where two tokens are equally likely to the last digits, one sentence in a hundred may differ."
     pytest.importorskip("ctranslate2")
     study = load("laptop")
     folder = study.result("base", "base").parent / "checkpoint"
