@@ -93,36 +93,3 @@ def test_base_that_is_another_model(tmp_path, monkeypatch):
     monkeypatch.setenv("MMTMERGE_BASE", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="/nowhere holds no config.json"):
         models.find_base("gemma-3-270m", tmp_path)
-
-
-def test_stages_read_the_values_they_are_said_to():
-    "A value that a notebook reads, itself or through what trains, is in the digest of its results."
-    import re
-    from mmtmerge.study.run import notebooks, stage_of
-    from mmtmerge.settings import READ_BY
-
-    trained = "".join((root() / f"mmtmerge/{m}.py").read_text() for m in ("jobs", "finetune", "launch"))
-    for name, path in notebooks().items():
-        stage = stage_of(path)
-        if stage in ("report", "miniature"):
-            continue
-        text = path.read_text() + (trained if stage == "finetune" else "")
-        others = {k for keys in READ_BY.values() for k in keys.split()} - set(READ_BY.get(stage, "").split())
-        assert not others & set(re.findall(r"\b(?:p|study|study\.p)\.([a-z_]+)", text)), name
-
-
-@pytest.mark.parametrize(
-    "key, value, good",
-    [
-        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe"}),
-        ("grid_engine", "vllm", {"base", "finetune", "translate", "deltas", "probe"}),
-        ("lr", 1.0, set()),
-        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe"}),
-    ],
-)
-def test_a_value_makes_those_stale_that_read_it(key, value, good):
-    from mmtmerge.settings import settings_hash
-
-    stages, other = ("base", "finetune", "merge", "deltas", "translate", "probe", "report"), load("laptop")
-    setattr(other.p, key, value)
-    assert {s for s in stages if settings_hash(other, s) == settings_hash(load("laptop"), s)} == good

@@ -1,8 +1,6 @@
 "The shapes of the paper's models through all that reads names, shapes and tying, and through FSDP's wrapping."
 
 import inspect
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 
 from conftest import REPO
 from mmtmerge.merge import checkpoint_checks, checkpoint_reader, checkpoint_writer
-from mmtmerge.study import cost as planning
+from mmtmerge.study.cost import shape_of
 from mmtmerge.core import UserError
 from mmtmerge.merge.diagnostics import place_of
-from mmtmerge.training.finetune import arguments
-from mmtmerge.training.launch import launch
 from mmtmerge.merge.apply import Recipe, apply_to_model
 from mmtmerge.models import chat_template
 from mmtmerge.probe.record import Watch, gates
@@ -64,7 +60,7 @@ def test_parameters_and_plan(profile, model):
     assert (
         sum(p.numel() for p in model.parameters())
         == PARAMETERS[profile]
-        == planning.shape_of(load(profile).p.base).parameters
+        == shape_of(load(profile).p.base).parameters
     )
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
@@ -137,48 +133,6 @@ def test_a_checkpoint_is_cut_written_and_read(profile, model, tmp_path, monkeypa
 def test_every_gate_is_watched(model):
     assert len(Watch(model, 2).counts) == model.config.num_hidden_layers
     assert all(g.out_features == model.config.intermediate_size for g in gates(model)[2])
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_fsdp_wraps_every_block_and_the_tied_head(profile, model, checkpointing, tmp_path):
-    "What accelerate does to a model before FSDP2 training as the study's own arguments ask for it, with one process."
-    from accelerate import PartialState
-    from accelerate.utils import FullyShardedDataParallelPlugin
-    from accelerate.utils.fsdp_utils import fsdp2_apply_ac, fsdp2_prepare_model
-    from torch.distributed.fsdp import FSDPModule
-
-    how = replace(launch(profile), sharding="fsdp", activation_checkpointing=checkpointing)
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        args = arguments(load(profile).p, tmp_path, 10_000, 5e-5, 42, True, how)
-        assert (
-            args.per_device_train_batch_size * args.gradient_accumulation_steps * how.processes == 1024
-            and not args.bf16
-        )
-        plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
-        assert (
-            plugin.fsdp_version == 2
-            and plugin.activation_checkpointing == checkpointing
-            and plugin.reshard_after_forward
-        )
-        accelerator = SimpleNamespace(
-            state=SimpleNamespace(fsdp_plugin=plugin),
-            mixed_precision="no",
-            is_main_process=True,
-            device=torch.device("cpu"),
-        )
-        wrapped = fsdp2_prepare_model(accelerator, fsdp2_apply_ac(accelerator, model) if checkpointing else model)
-        blocks = [getattr(block, "_checkpoint_wrapped_module", block) for block in wrapped.model.layers]
-        assert (
-            all(isinstance(block, FSDPModule) for block in blocks)
-            and isinstance(wrapped, FSDPModule)
-            and (blocks[0] is not wrapped.model.layers[0]) == checkpointing
-        )
-        assert sum(p.numel() for p in wrapped.parameters()) == PARAMETERS[profile]
-        assert wrapped.get_input_embeddings().weight is wrapped.get_output_embeddings().weight
-    finally:
-        PartialState._reset_state()
-        torch.distributed.destroy_process_group()
 
 
 def test_llama_is_asked_between_its_own_marks():
