@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core import UserError, nearest, root
 from ..settings import Study
 from ..training.launch import hardware, launch
@@ -29,6 +31,7 @@ def no_parameters(study: Study, key: str):
     "A stage whose runs cannot be told by their key alone."
     return None
 
+# %% ../../nbs/lib/study/stage.ipynb #3d6f4890
 @dataclass(frozen=True, eq=False)
 class Stage:
     "The declaration of a stage."
@@ -53,27 +56,31 @@ class Stage:
     each: tuple = ({},)                    # parameters of the runs that a report's targets ask for
     from_key: Callable = no_parameters     # (study, key) -> parameters of a run that another machine made
 
-    def run(self, **params) -> "Run":
-        "The run of this stage under some parameters."
-        return Run(self, tuple(params.items()))
+# %% ../../nbs/lib/study/stage.ipynb #918b97fb
+@patch
+def run(self: Stage, **params) -> "Run":
+    "The run of this stage under some parameters."
+    return Run(self, tuple(params.items()))
 
-    @property
-    def path(self) -> Path:
-        return root() / "nbs" / f"{self.notebook}.ipynb"
+@patch(as_prop=True)
+def path(self: Stage) -> Path:
+    return root() / "nbs" / f"{self.notebook}.ipynb"
 
-    def gpus_of(self, profile: str) -> int:
-        "GPUs of one machine that a run takes under a profile."
-        where = launch(profile)
-        if self.gpus == "none" or not hardware(where.hardware).get("gpu"):
-            return 0
-        return where.devices if self.gpus == "all" else 1
+@patch
+def gpus_of(self: Stage, profile: str) -> int:
+    "GPUs of one machine that a run takes under a profile."
+    where = launch(profile)
+    if self.gpus == "none" or not hardware(where.hardware).get("gpu"):
+        return 0
+    return where.devices if self.gpus == "all" else 1
 
-    def key_of(self, params: dict) -> str:
-        "The name of a run among those of its stage."
-        if self.key:
-            return self.key(params)
-        values = [str(params[name]) for name in self.named_by]
-        return "__".join(values) or Path(self.notebook).name
+@patch
+def key_of(self: Stage, params: dict) -> str:
+    "The name of a run among those of its stage."
+    if self.key:
+        return self.key(params)
+    values = [str(params[name]) for name in self.named_by]
+    return "__".join(values) or Path(self.notebook).name
 
 # %% ../../nbs/lib/study/stage.ipynb #025818c1
 @dataclass(frozen=True)
