@@ -121,7 +121,7 @@ def delta_files(study: Study, params: dict) -> list:
 
 DELTAS = Stage(
     "deltas", "runs/mountdoom/deltas",
-    settings="base dtype threads groups grid",
+    settings="base dtype threads groups grid", uncounted="seed",
     named_by=dict(group=one_group), inputs=base_and_experts, files=delta_files, cost=cost.deltas)
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #908d74c0
