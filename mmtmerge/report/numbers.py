@@ -7,14 +7,14 @@ __all__ = ['retention_means', 'rounded', 'records', 'expert_means', 'experts_dis
            'begin_and_end', 'wall_seconds', 'least_and_most', 'training_numbers', 'score_numbers', 'report_numbers',
            'cost_numbers', 'sentence_number', 'quoted_numbers']
 
-# %% ../../nbs/lib/report/numbers.ipynb #62fbe743
+# %% ../../nbs/lib/report/numbers.ipynb #ac7a39e9
 import numpy as np
 import pandas as pd
 
 from .results import Results
 from ..study.plan import plan
 
-# %% ../../nbs/lib/report/numbers.ipynb #9038ef63
+# %% ../../nbs/lib/report/numbers.ipynb #1a985933
 def retention_means(
     kept: pd.DataFrame,   # retention.csv
 ) -> pd.DataFrame:        # (kind, direction, metric) -> score, low, high, paper
@@ -24,7 +24,7 @@ def retention_means(
     return by.agg(score=("score", "mean"), low=("score", "min"),
                   high=("score", "max"), paper=("paper", "mean"))
 
-# %% ../../nbs/lib/report/numbers.ipynb #aa338254
+# %% ../../nbs/lib/report/numbers.ipynb #0a08957d
 def rounded(
     x,
     digits: int = 3,
@@ -35,10 +35,10 @@ def rounded(
     return None if np.isnan(x) else round(float(x), digits)
 
 def records(
-    means: pd.DataFrame,   # of `retention_means`
-) -> list:                 # of dict
-    "Its rows, with their keys."
-    rows = means.reset_index().to_dict("records")
+    frame: pd.DataFrame,
+) -> list:                # of dict
+    "The rows of a table as JSON should hold them."
+    rows = frame.to_dict("records")
     return [{k: rounded(x) for k, x in row.items()} for row in rows]
 
 def expert_means(
@@ -57,7 +57,7 @@ def experts_disjoint(
     "How many experts are clearly better than the base."
     return {m: [int(part.disjoint.sum()), len(part)] for m, part in experts.groupby("metric")}
 
-# %% ../../nbs/lib/report/numbers.ipynb #7b718710
+# %% ../../nbs/lib/report/numbers.ipynb #faa9bdfc
 def results_by_stage(
     results: Results,
     without: tuple = ("numbers",),   # reports that are not made yet
@@ -79,7 +79,7 @@ def cost_by_stage(
         found[stage] = dict(runs=len(runs), seconds=round(seconds, 1))
     return found
 
-# %% ../../nbs/lib/report/numbers.ipynb #e225cbc0
+# %% ../../nbs/lib/report/numbers.ipynb #8851dbba
 def begin_and_end(result: dict) -> tuple:   # seconds since 1970
     "When a run began and ended."
     began = pd.Timestamp(result["started"]).timestamp()
@@ -95,7 +95,7 @@ def wall_seconds(
         until = max(until, ended)
     return wall
 
-# %% ../../nbs/lib/report/numbers.ipynb #2c2cede0
+# %% ../../nbs/lib/report/numbers.ipynb #f1579d1b
 def least_and_most(
     made: dict,    # key -> result.json
     name: str,     # of a number in the results
@@ -120,7 +120,7 @@ def score_numbers(
 ) -> dict:
     "How good the experts are, and what merges keep of them."
     source = "tables/experts.csv"
-    means = records(retention_means(kept))
+    means = records(retention_means(kept).reset_index())
     return dict(experts_disjoint=dict(value=experts_disjoint(experts), source=source),
                 experts_mean=dict(value=expert_means(experts), source=source),
                 retention=dict(value=means, source="tables/retention.csv"))
@@ -135,7 +135,7 @@ def report_numbers(
         found[name] = dict(value=reports[name]["result"], source=source)
     return found
 
-# %% ../../nbs/lib/report/numbers.ipynb #787120ad
+# %% ../../nbs/lib/report/numbers.ipynb #dc31ce1e
 def cost_numbers(
     made: dict,    # of `results_by_stage`
 ) -> dict:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ALL', 'MANY', 'ONE', 'BOTH', 'LAYOUTS', 'Layout', 'unidirectional_groups', 'directions_of_topology', 'merge_rows',
            'rows', 'columns', 'cells_of', 'published_scores', 'Published', 'mean_score', 'check_sentences',
-           'translation_table', 'with_expert_names', 'order_agreement', 'diagnosis_table', 'expert_row',
-           'experts_table']
+           'translation_table', 'best_merge', 'best_merges', 'with_expert_names', 'order_agreement', 'diagnosis_table',
+           'expert_row', 'experts_table']
 
-# %% ../../nbs/lib/report/translation.ipynb #052f8533
+# %% ../../nbs/lib/report/translation.ipynb #06a8b0ea
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -17,10 +17,11 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from .layout import METHOD_LABELS
 from .results import Results, summary
 from ..settings import BIDIRECTIONAL, MANY_TO_ONE, ONE_TO_MANY, Study, System
 
-# %% ../../nbs/lib/report/translation.ipynb #6f30b735
+# %% ../../nbs/lib/report/translation.ipynb #750f2c25
 @dataclass(frozen=True)
 class Layout:
     "What one of the paper's tables shows."
@@ -35,12 +36,12 @@ LAYOUTS = dict(
     table3=Layout(BOTH, ("BLEU",), "Bidirectional merging of two opposite experts, BLEU"),
     table4=Layout(BOTH, ("chrF2",), "Bidirectional merging of two opposite experts, chrF2"))
 
-# %% ../../nbs/lib/report/translation.ipynb #fbc6feb3
+# %% ../../nbs/lib/report/translation.ipynb #a5715b25
 def unidirectional_groups(study: Study) -> list:   # names
     "The groups of Tables 1 and 2: many-to-one, then one-to-many."
     return study.groups_of(MANY_TO_ONE) + study.groups_of(ONE_TO_MANY)
 
-# %% ../../nbs/lib/report/translation.ipynb #accf6a9f
+# %% ../../nbs/lib/report/translation.ipynb #d02c8545
 def directions_of_topology(
     study: Study,
     topology: str,
@@ -71,7 +72,7 @@ def rows(
     singles = [System(), *(System(expert=d) for d in directions)]
     return {system.row: dict.fromkeys(directions, system) for system in singles} | merges
 
-# %% ../../nbs/lib/report/translation.ipynb #6c868800
+# %% ../../nbs/lib/report/translation.ipynb #cbd24105
 def columns(
     study: Study,
     directions,     # of a table
@@ -85,7 +86,7 @@ def columns(
         return each | {"average": list(directions)}
     return each | {f"average {side}": members for side, members in sides.items()}
 
-# %% ../../nbs/lib/report/translation.ipynb #5d58de53
+# %% ../../nbs/lib/report/translation.ipynb #96c00fd2
 def cells_of(
     study: Study,
     lines: dict,   # of `rows`
@@ -97,7 +98,7 @@ def cells_of(
             cells.append((row, column, {d: systems[d] for d in members}))
     return cells
 
-# %% ../../nbs/lib/report/translation.ipynb #c243e16b
+# %% ../../nbs/lib/report/translation.ipynb #da90b2b4
 @lru_cache
 def published_scores() -> dict:  # (table, row, column, metric) -> score
     "The paper's Tables 1-4 (Gain, Ekbal and Singh, CC BY 4.0)."
@@ -106,7 +107,7 @@ def published_scores() -> dict:  # (table, row, column, metric) -> score
     keys = zip(frame.table, frame.system, frame.direction, frame.metric)
     return dict(zip(keys, frame.score))
 
-# %% ../../nbs/lib/report/translation.ipynb #23ba3e2d
+# %% ../../nbs/lib/report/translation.ipynb #355d7b34
 @dataclass(frozen=True)
 class Published:
     "The paper's scores, asked for as those of a study are."
@@ -133,7 +134,7 @@ class Published:
         figures = [known[key] for key in keys if key in known]
         return np.array(figures or [np.nan])
 
-# %% ../../nbs/lib/report/translation.ipynb #2c88ae3f
+# %% ../../nbs/lib/report/translation.ipynb #6c9a48fe
 def mean_score(
     scores,         # Results or Published
     systems: dict,  # direction -> System
@@ -142,7 +143,7 @@ def mean_score(
     "Mean over directions, resample by resample."
     return np.mean([scores.draws(s, d, metric) for d, s in systems.items()], axis=0)
 
-# %% ../../nbs/lib/report/translation.ipynb #e8a02cc7
+# %% ../../nbs/lib/report/translation.ipynb #2c1e0acb
 def check_sentences(
     results: Results,
     lines: dict,       # of `rows`
@@ -166,7 +167,28 @@ def translation_table(
         found.append(cell | ours | dict(paper=theirs))
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/translation.ipynb #bedaaa85
+# %% ../../nbs/lib/report/translation.ipynb #40a0d23d
+def best_merge(
+    study: Study,
+    column: pd.DataFrame,   # the rows of one metric and one average
+) -> str:
+    "The best merge of a column, beside the base or, in Tables 3 and 4, beside the experts."
+    scores = column.set_index("system").score
+    merged = scores[study.methods]
+    beside = "expert" if "expert" in scores else "base"
+    best = METHOD_LABELS.get(merged.idxmax(), merged.idxmax())
+    return f"{best} is the best merge, with {merged.max():.1f} against {scores[beside]:.1f} of the {beside}"
+
+def best_merges(
+    study: Study,
+    tidy: pd.DataFrame,     # of `translation_table`
+) -> list:                  # of sentences
+    "The best merge of every average."
+    averages = tidy[tidy.direction.str.startswith("average")]
+    columns = averages.groupby(["metric", "direction"], sort=False)
+    return [f"By {metric}, {name}: {best_merge(study, part)}." for (metric, name), part in columns]
+
+# %% ../../nbs/lib/report/translation.ipynb #14ff678c
 def with_expert_names(
     tidy: pd.DataFrame,   # of `translation_table`
 ) -> pd.DataFrame:
@@ -175,7 +197,7 @@ def with_expert_names(
     kept = tidy.system.ne("expert") | average
     return tidy.assign(system=tidy.system.where(kept, tidy.direction))
 
-# %% ../../nbs/lib/report/translation.ipynb #6c148d55
+# %% ../../nbs/lib/report/translation.ipynb #f7e12470
 def order_agreement(
     tidy: pd.DataFrame,   # of `translation_table`
 ) -> pd.Series:           # (metric, direction) -> rank correlation with the paper
@@ -187,7 +209,7 @@ def order_agreement(
     found = pd.Series(found, name="rank correlation")
     return found.rename_axis(["metric", "direction"])
 
-# %% ../../nbs/lib/report/translation.ipynb #f7e4d8ab
+# %% ../../nbs/lib/report/translation.ipynb #9c292f37
 def diagnosis_table(
     results: Results,
     lines: dict,       # of `rows`
@@ -200,7 +222,7 @@ def diagnosis_table(
             found.append(dict(system=row, direction=direction) | diagnosis)
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/translation.ipynb #dbdfea7d
+# %% ../../nbs/lib/report/translation.ipynb #14c9b70a
 def expert_row(
     results: Results,
     direction: str,
