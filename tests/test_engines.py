@@ -52,7 +52,7 @@ def test_a_model_that_ctranslate2_cannot_load_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("engine, dtype", [("ctranslate2", "float32"), ("transformers", "bfloat16")])
 def test_a_table_does_not_mix_engines_or_dtypes(copy, monkeypatch, engine, dtype):
-    from mmtmerge.report import tables
+    from mmtmerge.report.results import Results
     project = copy("mixed")
     monkeypatch.setenv("MMTMERGE_ROOT", str(project))
     study = load("smoke")
@@ -60,8 +60,11 @@ def test_a_table_does_not_mix_engines_or_dtypes(copy, monkeypatch, engine, dtype
         file = study.result("translate", key)
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(dict(result=how)))
-    tables.read_result(study, "translate", "base__indic-en")
-    with pytest.raises(UserError, match=f"hi-en__indic-en was translated by {engine} in {dtype}, base__indic-en by transformers in float32"): tables.read_result(study, "translate", "hi-en__indic-en")
+    results = Results(study)
+    results.read("translate", "base__indic-en")
+    mixed = f"hi-en__indic-en was translated by {engine} in {dtype}, base__indic-en by transformers in float32"
+    with pytest.raises(UserError, match=mixed):
+        results.read("translate", "hi-en__indic-en")
 
 
 VLLM = """

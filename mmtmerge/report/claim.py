@@ -26,6 +26,7 @@ def as_published(study: Study) -> list:
     "No choice besides the paper's."
     return [dict()]
 
+# %% ../../nbs/lib/report/claim.ipynb #5a19d623
 @dataclass(frozen=True)
 class Claim:
     "A sentence of the paper, and how to put it to the test."
@@ -36,7 +37,7 @@ class Claim:
     unit: str = ""                     # of the number, as a table shows it
     published: Callable = None         # () -> the paper's number; None where the paper prints none
     variants: Callable = as_published  # (study) -> list of dict, the paper's choice first
-    subjects: Callable = None          # (study) -> groups or methods, each with a verdict of its own
+    subjects: Callable = None          # (study) -> groups or methods, each with its own verdict
     id: str = ""                       # its short name in files; empty: its name
     tested: bool = True                # False: the paper says it in words that give no number
 
@@ -48,7 +49,7 @@ def registry() -> tuple:   # (dict: name -> Claim, in the order of their definit
     claims = {}
 
     def claim(**fields):   # of Claim: section, unit, published ...
-        "Add a function as a claim; raises ValueError where its sentence is missing or its name is taken."
+        "Add a function; raises ValueError where its sentence is missing or its name is taken."
         def add(function):
             name = function.__name__
             if not function.__doc__:

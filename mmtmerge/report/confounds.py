@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['score_and_retention', 'winner', 'merges_on_equal_terms', 'confounds_table', 'best_by_group', 'embedding_effect']
 
-# %% ../../nbs/lib/report/confounds.ipynb #e5d3bb38
+# %% ../../nbs/lib/report/confounds.ipynb #71838cc6
 from itertools import product
 
 import numpy as np
@@ -17,7 +17,7 @@ from .results import Results, ratio, summary
 from .translation import unidirectional_groups
 from ..settings import EMBEDDINGS_RULES, System
 
-# %% ../../nbs/lib/report/confounds.ipynb #1f18d200
+# %% ../../nbs/lib/report/confounds.ipynb #174f5bb7
 def score_and_retention(
     results: Results,
     merge: System,
@@ -31,7 +31,7 @@ def score_and_retention(
     kept = [ratio(m, e) for m, e in zip(merged, experts)]
     return np.mean(merged, axis=0), np.mean(kept, axis=0)
 
-# %% ../../nbs/lib/report/confounds.ipynb #b0599530
+# %% ../../nbs/lib/report/confounds.ipynb #213b86e0
 def winner(
     results: Results,
     merge: System,
@@ -43,12 +43,13 @@ def winner(
     return dict(lam=best["hyper"]["lam"], hyper=hyper_text(others), at_edge=" ".join(edges),
                 bleu_dev=best["bleu_dev"])
 
-# %% ../../nbs/lib/report/confounds.ipynb #86e58e8f
+# %% ../../nbs/lib/report/confounds.ipynb #bcbc046f
 def merges_on_equal_terms(study) -> list:   # of System
     "Every group of Tables 1 and 2 by every method under every rule for embeddings."
     asked = product(unidirectional_groups(study), study.methods, EMBEDDINGS_RULES)
     return [System(g, m, embeddings=rule) for g, m, rule in asked]
 
+# %% ../../nbs/lib/report/confounds.ipynb #d96cd381
 def confounds_table(
     results: Results,
 ) -> pd.DataFrame:   # group, method, embeddings, lam, hyper, at_edge, bleu_dev, metric, score ...
@@ -61,16 +62,17 @@ def confounds_table(
         found.append(named | winner(results, merge) | scored)
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/confounds.ipynb #2263ee6c
+# %% ../../nbs/lib/report/confounds.ipynb #153246be
 def best_by_group(
     table: pd.DataFrame,   # of `confounds_table`
 ) -> dict:                 # group -> method, embeddings, lam
     "The best merge of every group, by BLEU."
     bleu = table[table.metric == "BLEU"]
     best = table.loc[bleu.groupby("group").score.idxmax()]
-    return {r.group: dict(method=r.method, embeddings=r.embeddings, lam=r.lam) for r in best.itertuples()}
+    chosen = best.set_index("group")[["method", "embeddings", "lam"]]
+    return chosen.to_dict("index")
 
-# %% ../../nbs/lib/report/confounds.ipynb #58741e7a
+# %% ../../nbs/lib/report/confounds.ipynb #188d9d71
 def embedding_effect(
     results: Results,
 ) -> pd.DataFrame:   # group, method, metric, score (merged minus base), ci_low, ci_high

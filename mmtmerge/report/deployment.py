@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['size_of', 'deployment_table', 'total_sizes', 'deployment_numbers']
 
-# %% ../../nbs/lib/report/deployment.ipynb #5fe397fe
+# %% ../../nbs/lib/report/deployment.ipynb #7ff01c42
 import pandas as pd
 
 from .results import Results, find_translation
 from ..settings import System
 
-# %% ../../nbs/lib/report/deployment.ipynb #9d9a9140
+# %% ../../nbs/lib/report/deployment.ipynb #8ee9fb44
 def size_of(
     results: Results,
     system: System,
@@ -22,6 +22,7 @@ def size_of(
     translated = results.read("translate", key)["result"]
     return dict(disk_mb=translated["system_disk_mb"], memory_mb=translated["system_memory_mb"])
 
+# %% ../../nbs/lib/report/deployment.ipynb #cca2f765
 def deployment_table(
     results: Results,
     group: str,
@@ -37,13 +38,14 @@ def deployment_table(
         found.append(dict(what=what, system=str(system)) | size)
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/deployment.ipynb #a773b0c6
+# %% ../../nbs/lib/report/deployment.ipynb #b8745335
 def total_sizes(
     sizes: pd.DataFrame,   # of `deployment_table`
 ) -> pd.DataFrame:         # experts, merged x disk_mb, memory_mb
     "The sizes of all experts together, and of the merged model."
     return sizes.groupby("what", sort=False)[["disk_mb", "memory_mb"]].sum()
 
+# %% ../../nbs/lib/report/deployment.ipynb #f7e2fc29
 def deployment_numbers(
     sizes: pd.DataFrame,   # of `deployment_table`
 ) -> dict:                 # experts, merged, experts_count

@@ -6,7 +6,7 @@
 __all__ = ['TRAPS', 'hyper_text', 'grids_won', 'chrf2_of', 'grid_point', 'grid_table', 'winners', 'extension_gain', 'swept_lam',
            'winners_at_edge', 'beyond_paper', 'fall_backs_of', 'fall_back_table', 'everywhere', 'traps', 'grid_numbers']
 
-# %% ../../nbs/lib/report/grid.ipynb #9bb7889a
+# %% ../../nbs/lib/report/grid.ipynb #95ed2fc8
 import numpy as np
 import pandas as pd
 
@@ -14,7 +14,7 @@ from ..merge.grid_search import Point
 from .results import Results
 from ..settings import Study
 
-# %% ../../nbs/lib/report/grid.ipynb #c0cbf976
+# %% ../../nbs/lib/report/grid.ipynb #255b0b27
 def hyper_text(
     hyper: dict,   # name -> value
 ) -> str:          # K=0.7 lam=0.5
@@ -22,6 +22,7 @@ def hyper_text(
     texts = {k: v if isinstance(v, str) else f"{v:g}" for k, v in hyper.items()}
     return " ".join(f"{k}={text}" for k, text in texts.items())
 
+# %% ../../nbs/lib/report/grid.ipynb #b7915230
 def grids_won(
     merged: dict,   # the result of a merge
     point: dict,    # one of its points
@@ -31,13 +32,14 @@ def grids_won(
     method, hyper = point["method"], point["hyper"]
     return [g for g, best in winners.items() if best.get(method, {}).get("hyper") == hyper]
 
-# %% ../../nbs/lib/report/grid.ipynb #3bcfe8fb
+# %% ../../nbs/lib/report/grid.ipynb #ee96a915
 def chrf2_of(
     rung: dict,    # scores of a point on some sentences
 ) -> float:
     "Mean chrF2 over directions."
     return np.mean(list(rung["chrf2"].values()))
 
+# %% ../../nbs/lib/report/grid.ipynb #415694e4
 def grid_point(
     group: str,
     merged: dict,   # the result of the group's merge
@@ -54,6 +56,7 @@ def grid_point(
                 best_of=" ".join(won), at_edge=" ".join(edge),
                 first_sentences=first["sentences"], first_chrf2=chrf2_of(first))
 
+# %% ../../nbs/lib/report/grid.ipynb #a8c15a4f
 def grid_table(
     results: Results,
 ) -> pd.DataFrame:   # group, method, grid, hyper, lam, sentences, bleu, chrf2, best_of, at_edge ...
@@ -64,7 +67,7 @@ def grid_table(
         found += [grid_point(group, merged, point) for point in merged["points"]]
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/grid.ipynb #749bdd10
+# %% ../../nbs/lib/report/grid.ipynb #8475731b
 def winners(
     points: pd.DataFrame,   # of `grid_table`
     grid: str,              # paper | extended: the paper's and the extended one together
@@ -73,7 +76,7 @@ def winners(
     won = points[points.best_of.str.contains(grid)]
     return won.set_index(["group", "method"])
 
-# %% ../../nbs/lib/report/grid.ipynb #8569b0c9
+# %% ../../nbs/lib/report/grid.ipynb #adeeaf47
 def extension_gain(
     study: Study,
     points: pd.DataFrame,   # of `grid_table`
@@ -82,12 +85,13 @@ def extension_gain(
     gain = winners(points, "extended").bleu - winners(points, "paper").bleu
     return gain.unstack().reindex(index=list(study.groups), columns=study.methods)
 
-# %% ../../nbs/lib/report/grid.ipynb #b3fddd8f
+# %% ../../nbs/lib/report/grid.ipynb #a7802850
 def swept_lam(study: Study) -> dict:   # method -> values
     "The methods for which the paper's grid has several values of lam."
     values = {method: params["lam"] for method, params in study.grid["paper"].items()}
     return {method: lams for method, lams in values.items() if len(lams) > 1}
 
+# %% ../../nbs/lib/report/grid.ipynb #f648fddb
 def winners_at_edge(
     study: Study,
     points: pd.DataFrame,   # of `grid_table`
@@ -101,6 +105,7 @@ def winners_at_edge(
     last = sum(lam == max(swept[m]) for m, lam in zip(methods, lams))
     return dict(sweeps_lam=len(lams), at_edge_lam=dict(first=int(first), last=int(last)))
 
+# %% ../../nbs/lib/report/grid.ipynb #3147e71a
 def beyond_paper(
     points: pd.DataFrame,   # of `grid_table`
 ) -> dict:                  # method -> number of groups
@@ -108,7 +113,7 @@ def beyond_paper(
     beyond = winners(points, "extended").grid == "extended"
     return beyond.groupby("method").sum().astype(int).to_dict()
 
-# %% ../../nbs/lib/report/grid.ipynb #cc535b75
+# %% ../../nbs/lib/report/grid.ipynb #e0c6c86a
 def fall_backs_of(
     merged: dict,   # the result of a merge
     point: dict,    # one of its points
@@ -118,6 +123,7 @@ def fall_backs_of(
     structure = Point(point["method"], point["grid"], point["hyper"]).structure
     return noted.get(structure, {})
 
+# %% ../../nbs/lib/report/grid.ipynb #e885a888
 def fall_back_table(
     results: Results,
 ) -> pd.DataFrame:   # group, method, grid, note, share: one row for each point and note
@@ -131,7 +137,7 @@ def fall_back_table(
                 found.append(at | dict(note=note, share=share))
     return pd.DataFrame(found, columns=["group", "method", "grid", "note", "share"])
 
-# %% ../../nbs/lib/report/grid.ipynb #e866c0fc
+# %% ../../nbs/lib/report/grid.ipynb #8a8cde18
 def everywhere(
     points: pd.DataFrame,   # of `grid_table`
     noted: pd.DataFrame,    # of `fall_back_table`
@@ -143,6 +149,7 @@ def everywhere(
         found.setdefault(method, {})[note] = counts
     return found
 
+# %% ../../nbs/lib/report/grid.ipynb #ffe3277d
 TRAPS = ("same_model", "without_effect")   # points that are one model; axes that change nothing
 
 def traps(
@@ -155,7 +162,7 @@ def traps(
         found[group] = {trap: noted[trap] for trap in TRAPS}
     return found
 
-# %% ../../nbs/lib/report/grid.ipynb #23f3e963
+# %% ../../nbs/lib/report/grid.ipynb #a6bb98cd
 def grid_numbers(
     results: Results,
     points: pd.DataFrame,   # of `grid_table`

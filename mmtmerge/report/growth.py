@@ -6,7 +6,7 @@
 __all__ = ['END', 'moments', 'snapshot_name', 'steps_at', 'snapshot_sentences', 'scores_at', 'growth_rows', 'growth_table',
            'growth_gap']
 
-# %% ../../nbs/lib/report/growth.ipynb #3cb37347
+# %% ../../nbs/lib/report/growth.ipynb #87a77b2c
 from itertools import product
 
 import numpy as np
@@ -17,20 +17,21 @@ from .results import Results, ratio, summary
 from .translation import columns, unidirectional_groups
 from ..settings import Study, System
 
-# %% ../../nbs/lib/report/growth.ipynb #8e413080
+# %% ../../nbs/lib/report/growth.ipynb #643fb454
 END = 1   # of fine-tuning, as a share of it
 
 def moments(study: Study) -> list:   # shares of the fine-tuning
     "The moments of the fine-tuning at which experts are merged."
     return [*sorted(study.p.snapshots), END]
 
+# %% ../../nbs/lib/report/growth.ipynb #4de7ecf3
 def snapshot_name(
     moment: float,   # share of the fine-tuning
 ) -> str:            # as a system names it; empty at the end
     "The name of a moment in a system."
     return "" if moment == END else f"{moment:g}".removeprefix("0")
 
-# %% ../../nbs/lib/report/growth.ipynb #065df532
+# %% ../../nbs/lib/report/growth.ipynb #f9de91f1
 def steps_at(
     results: Results,
     direction: str,
@@ -40,7 +41,7 @@ def steps_at(
     tuned = results.read("finetune", direction)["result"]
     return tuned["best_step"] if moment == END else tuned["snapshots"][str(moment)]
 
-# %% ../../nbs/lib/report/growth.ipynb #9ebd5be3
+# %% ../../nbs/lib/report/growth.ipynb #7df5483e
 def snapshot_sentences(
     results: Results,
     group: str,
@@ -50,6 +51,7 @@ def snapshot_sentences(
     system = System(expert=first, snapshot=snapshot_name(earliest))
     return tuple(results.translation(system, first).sentences.id)
 
+# %% ../../nbs/lib/report/growth.ipynb #b0ab75a8
 def scores_at(
     results: Results,
     group: str,
@@ -66,7 +68,7 @@ def scores_at(
         merged[d] = results.draws(merge, d, metric, ids)
     return experts, merged
 
-# %% ../../nbs/lib/report/growth.ipynb #8bdcc4bb
+# %% ../../nbs/lib/report/growth.ipynb #4667f8d8
 def growth_rows(
     results: Results,
     group: str,
@@ -88,6 +90,7 @@ def growth_rows(
         found.append(cell | summary(mean(retention)))
     return found
 
+# %% ../../nbs/lib/report/growth.ipynb #423138f1
 def growth_table(
     results: Results,
     method: str = "task_arithmetic",
@@ -99,7 +102,7 @@ def growth_table(
             found += growth_rows(results, group, method, moment, metric)
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/growth.ipynb #4e2c284b
+# %% ../../nbs/lib/report/growth.ipynb #824a3762
 def growth_gap(
     grown: pd.DataFrame,   # of `growth_table`
 ) -> pd.DataFrame:         # snapshot x metric

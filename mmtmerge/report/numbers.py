@@ -7,14 +7,14 @@ __all__ = ['retention_means', 'rounded', 'records', 'expert_means', 'experts_dis
            'begin_and_end', 'wall_seconds', 'least_and_most', 'training_numbers', 'score_numbers', 'report_numbers',
            'cost_numbers', 'sentence_number', 'quoted_numbers']
 
-# %% ../../nbs/lib/report/numbers.ipynb #ac7a39e9
+# %% ../../nbs/lib/report/numbers.ipynb #87ed146b
 import numpy as np
 import pandas as pd
 
 from .results import Results
 from ..study.plan import plan
 
-# %% ../../nbs/lib/report/numbers.ipynb #1a985933
+# %% ../../nbs/lib/report/numbers.ipynb #5e0e8557
 def retention_means(
     kept: pd.DataFrame,   # retention.csv
 ) -> pd.DataFrame:        # (kind, direction, metric) -> score, low, high, paper
@@ -24,7 +24,7 @@ def retention_means(
     return by.agg(score=("score", "mean"), low=("score", "min"),
                   high=("score", "max"), paper=("paper", "mean"))
 
-# %% ../../nbs/lib/report/numbers.ipynb #0a08957d
+# %% ../../nbs/lib/report/numbers.ipynb #fe3db938
 def rounded(
     x,
     digits: int = 3,
@@ -34,6 +34,7 @@ def rounded(
         return x
     return None if np.isnan(x) else round(float(x), digits)
 
+# %% ../../nbs/lib/report/numbers.ipynb #bbac89ab
 def records(
     frame: pd.DataFrame,
 ) -> list:                # of dict
@@ -41,6 +42,7 @@ def records(
     rows = frame.to_dict("records")
     return [{k: rounded(x) for k, x in row.items()} for row in rows]
 
+# %% ../../nbs/lib/report/numbers.ipynb #e0a8696b
 def expert_means(
     experts: pd.DataFrame,   # experts.csv
 ) -> dict:                   # metric -> expert, base
@@ -51,13 +53,14 @@ def expert_means(
         found[metric] = dict(expert=float(expert.round(1)), base=float(base.round(1)))
     return found
 
+# %% ../../nbs/lib/report/numbers.ipynb #e110ee3b
 def experts_disjoint(
     experts: pd.DataFrame,   # experts.csv
 ) -> dict:                   # metric -> [clearly better than the base, all]
     "How many experts are clearly better than the base."
     return {m: [int(part.disjoint.sum()), len(part)] for m, part in experts.groupby("metric")}
 
-# %% ../../nbs/lib/report/numbers.ipynb #faa9bdfc
+# %% ../../nbs/lib/report/numbers.ipynb #a9be9f3d
 def results_by_stage(
     results: Results,
     without: tuple = ("numbers",),   # reports that are not made yet
@@ -69,6 +72,7 @@ def results_by_stage(
             found.setdefault(run.folder, {})[run.key] = results.read(*run.id)
     return found
 
+# %% ../../nbs/lib/report/numbers.ipynb #74f735f2
 def cost_by_stage(
     made: dict,   # of `results_by_stage`
 ) -> dict:        # stage -> runs, seconds
@@ -79,12 +83,13 @@ def cost_by_stage(
         found[stage] = dict(runs=len(runs), seconds=round(seconds, 1))
     return found
 
-# %% ../../nbs/lib/report/numbers.ipynb #8851dbba
+# %% ../../nbs/lib/report/numbers.ipynb #b44b21fe
 def begin_and_end(result: dict) -> tuple:   # seconds since 1970
     "When a run began and ended."
     began = pd.Timestamp(result["started"]).timestamp()
     return began, began + result["seconds"]
 
+# %% ../../nbs/lib/report/numbers.ipynb #01e0830a
 def wall_seconds(
     made: list,     # results
 ) -> float:
@@ -95,7 +100,7 @@ def wall_seconds(
         until = max(until, ended)
     return wall
 
-# %% ../../nbs/lib/report/numbers.ipynb #f1579d1b
+# %% ../../nbs/lib/report/numbers.ipynb #bdc2fa93
 def least_and_most(
     made: dict,    # key -> result.json
     name: str,     # of a number in the results
@@ -104,6 +109,7 @@ def least_and_most(
     values = [run["result"][name] for run in made.values()]
     return [min(values), max(values)]
 
+# %% ../../nbs/lib/report/numbers.ipynb #97decb88
 def training_numbers(
     tuned: dict,    # direction -> result.json of finetune
 ) -> dict:
@@ -114,6 +120,7 @@ def training_numbers(
                   parameters=first["parameters"])
     return {name: dict(value=value, source=source) for name, value in values.items()}
 
+# %% ../../nbs/lib/report/numbers.ipynb #a666f04e
 def score_numbers(
     experts: pd.DataFrame,   # experts.csv
     kept: pd.DataFrame,      # retention.csv
@@ -125,6 +132,7 @@ def score_numbers(
                 experts_mean=dict(value=expert_means(experts), source=source),
                 retention=dict(value=means, source="tables/retention.csv"))
 
+# %% ../../nbs/lib/report/numbers.ipynb #694e8078
 def report_numbers(
     reports: dict,   # key -> result.json of report
 ) -> dict:
@@ -135,7 +143,7 @@ def report_numbers(
         found[name] = dict(value=reports[name]["result"], source=source)
     return found
 
-# %% ../../nbs/lib/report/numbers.ipynb #dc31ce1e
+# %% ../../nbs/lib/report/numbers.ipynb #0155e542
 def cost_numbers(
     made: dict,    # of `results_by_stage`
 ) -> dict:
@@ -149,6 +157,7 @@ def cost_numbers(
                 wall_seconds=dict(value=round(wall_seconds(models)), source=source),
                 peak_memory_mb=dict(value=memory, source=source))
 
+# %% ../../nbs/lib/report/numbers.ipynb #ebc71847
 def sentence_number(
     reports: dict,   # key -> result.json of report
 ) -> dict:
@@ -156,6 +165,7 @@ def sentence_number(
     value = reports["retention"]["result"]["sentences"]
     return dict(sentences=dict(value=value, source="runs/report/retention/result.json"))
 
+# %% ../../nbs/lib/report/numbers.ipynb #d2dd4bbe
 def quoted_numbers(
     made: dict,              # of `results_by_stage`
     experts: pd.DataFrame,   # experts.csv

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_retention', 'topologies', 'retention_table', 'retention_sentence']
 
-# %% ../../nbs/lib/report/retention.ipynb #27e5aa50
+# %% ../../nbs/lib/report/retention.ipynb #d668187c
 from itertools import product
 
 import numpy as np
@@ -16,7 +16,7 @@ from .results import Results, ratio, summary
 from .translation import Published, cells_of, merge_rows
 from ..settings import Study, System
 
-# %% ../../nbs/lib/report/retention.ipynb #8fcc79d8
+# %% ../../nbs/lib/report/retention.ipynb #5171c7a7
 def mean_retention(
     scores,         # Results or Published
     systems: dict,  # direction -> System, a merge
@@ -31,11 +31,12 @@ def mean_retention(
         ratios.append(ratio(of_merge, of_expert))
     return np.mean(ratios, axis=0)
 
-# %% ../../nbs/lib/report/retention.ipynb #76007d1f
+# %% ../../nbs/lib/report/retention.ipynb #7c6ef497
 def topologies(study: Study) -> list:
     "The topologies of the study's groups, each once."
     return list(dict.fromkeys(study.topology(group) for group in study.groups))
 
+# %% ../../nbs/lib/report/retention.ipynb #3a2e83dd
 def retention_table(
     results: Results,
 ) -> pd.DataFrame:  # kind, system, direction, metric, score, ci_low, ci_high, paper
@@ -51,7 +52,7 @@ def retention_table(
             found.append(cell | ours | dict(paper=theirs))
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/retention.ipynb #1cb461a4
+# %% ../../nbs/lib/report/retention.ipynb #4bf6562e
 def retention_sentence(
     kept: pd.DataFrame,   # of `retention_table`
     metric: str = "chrF2",

@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'DETAILS', 'read_sums', 'read_all_sums', 'without_embeddings
            'pairwise', 'pairs_table', 'by_part', 'heatmap', 'pairs_figure', 'summarize_layers', 'summarize_tensors',
            'pairs_by_layer', 'pairs_by_tensor', 'detail_tables', 'worst_tensors', 'mean_by_group']
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #3f724ebc
+# %% ../../nbs/lib/report/task_vectors.ipynb #f943fee3
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from .figures import COLORS, subplots
 from .results import Results
 from ..settings import Study
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #358cb6f7
+# %% ../../nbs/lib/report/task_vectors.ipynb #c29b31ce
 PARTS = ("experts", "pairs", "parameters")
 
 def read_sums(
@@ -30,15 +30,17 @@ def read_sums(
     paths = [results.study.out / name for name in files]
     return {path.stem: pd.read_parquet(path) for path in paths}
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #8eb5da4d
 def read_all_sums(results: Results) -> dict:   # group -> part -> data frame
     "What the stage `deltas` counted."
     return {group: read_sums(results, group) for group in results.study.groups}
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #4ff92d92
 def without_embeddings(sums: dict) -> dict:
     "The sums over all parameters but the embeddings, which is what most methods merge."
     return {part: frame[~frame.embedding] for part, frame in sums.items()}
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #ee842a8c
+# %% ../../nbs/lib/report/task_vectors.ipynb #db19da7c
 def first_columns(
     frame: pd.DataFrame,
     *names: str,
@@ -47,6 +49,7 @@ def first_columns(
     others = [c for c in frame if c not in names]
     return frame[[*names, *others]]
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #2ac82ade
 def whole_table(
     sums: dict,         # of `read_all_sums`
 ) -> pd.DataFrame:      # group, embeddings, expert, norm, zeros, cosine, kept_K ..., conflicts
@@ -59,7 +62,7 @@ def whole_table(
     table = pd.concat(found, ignore_index=True)
     return first_columns(table, "group", "embeddings")
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #3150b8d7
+# %% ../../nbs/lib/report/task_vectors.ipynb #3f0b6ffd
 def whole_figure(
     whole: pd.DataFrame,   # of `whole_table`
 ):                         # figure
@@ -67,7 +70,8 @@ def whole_figure(
     import seaborn as sns
     fig, axes = subplots(1, 5, (13.5, 3))
     *bars, line = axes.flat
-    titles = dict(norm="norm", zeros="exact zeros", cosine="mean cosine", conflicts="sign conflicts")
+    titles = dict(norm="norm", zeros="exact zeros", cosine="mean cosine",
+                  conflicts="sign conflicts")
     for ax, (quantity, title) in zip(bars, titles.items()):
         sns.barplot(whole, x="group", y=quantity, hue="embeddings", errorbar=None,
                     palette=COLORS[:2], ax=ax, legend=quantity == "norm")
@@ -83,7 +87,7 @@ def whole_figure(
     bars[0].legend(title="embeddings", fontsize=6, title_fontsize=6, frameon=False)
     return fig
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #d8a54b01
+# %% ../../nbs/lib/report/task_vectors.ipynb #8d51b5d4
 def pairwise(
     sums: dict,          # part -> data frame
     by=(),               # columns to keep apart: (), ['layer'] or ['parameter']
@@ -100,7 +104,7 @@ def pairwise(
     shares = dict(cosine=both["dot"] / lengths, clashes=both.clashes / both.both)
     return both[[*by, "a", "b"]].assign(**shares)
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #cdaf0114
+# %% ../../nbs/lib/report/task_vectors.ipynb #1f34ea98
 def pairs_table(
     sums: dict,          # of `read_all_sums`
 ) -> pd.DataFrame:       # group, embeddings, a, b, cosine, clashes
@@ -112,6 +116,7 @@ def pairs_table(
     table = pd.concat(found, ignore_index=True)
     return first_columns(table, "group", "embeddings")
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #b7b47feb
 def by_part(
     make,                # a table of one group from its sums
     sums: dict,          # of `read_all_sums`
@@ -120,7 +125,7 @@ def by_part(
     tables = [make(counted).assign(group=group) for group, counted in sums.items()]
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #7d36fb54
+# %% ../../nbs/lib/report/task_vectors.ipynb #663a9714
 def heatmap(
     ax,
     pairs: pd.DataFrame,   # of one group: a, b, and the quantity
@@ -137,6 +142,7 @@ def heatmap(
                 annot_kws=dict(fontsize=7), cbar=False, square=True)
     ax.set(xlabel=None, ylabel=None)
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #8ee10785
 def pairs_figure(
     study: Study,
     pairs: pd.DataFrame,   # of `pairs_table`
@@ -153,7 +159,7 @@ def pairs_figure(
             ax.set(title=title)
     return fig
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #ac6fa1cb
+# %% ../../nbs/lib/report/task_vectors.ipynb #2feed66d
 def summarize_layers(sums: dict) -> pd.DataFrame:
     "The task vectors of one group, layer by layer, without the embeddings."
     return summarize(sums, ["layer"], embeddings=False)
@@ -170,6 +176,7 @@ def pairs_by_tensor(sums: dict) -> pd.DataFrame:
     "Every two experts of one group, tensor by tensor, the embeddings among them."
     return pairwise(sums, ["parameter"])
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #9ccd6381
 DETAILS = dict(deltas_by_layer=summarize_layers, deltas_pairs_by_layer=pairs_by_layer,
                deltas_by_tensor=summarize_tensors, deltas_pairs_by_tensor=pairs_by_tensor)
 
@@ -179,7 +186,7 @@ def detail_tables(
     "All groups by layer and by tensor."
     return {name: by_part(make, sums) for name, make in DETAILS.items()}
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #16275399
+# %% ../../nbs/lib/report/task_vectors.ipynb #8f505d39
 def worst_tensors(
     tensors: pd.DataFrame,   # deltas_by_tensor
     n: int = 3,              # of each group
@@ -189,7 +196,7 @@ def worst_tensors(
     once = worst.drop_duplicates(["group", "parameter"])
     return once.groupby("group", sort=False).head(n)
 
-# %% ../../nbs/lib/report/task_vectors.ipynb #c73b1a01
+# %% ../../nbs/lib/report/task_vectors.ipynb #8867c4b2
 def mean_by_group(
     whole: pd.DataFrame,   # of `whole_table`
 ) -> pd.DataFrame:         # group -> norm, zeros, cosine, conflicts
