@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from ..core import UserError, read_json
 from ..metrics import METRICS, bootstrap, bootstrap_weights, interval
@@ -73,7 +74,7 @@ class Translation:
         "Sufficient statistics of every sentence."
         return np.stack(self.sentences[f"stat_{metric}"])
 
-# %% ../../nbs/lib/report/results.ipynb #006ff1b2
+# %% ../../nbs/lib/report/results.ipynb #8e5f2426
 @lru_cache(64)
 def read_sentences(
     path: Path,
@@ -83,8 +84,6 @@ def read_sentences(
     return pd.read_parquet(path, columns=["direction", "id", *(f"stat_{m}" for m in METRICS)])
 
 # %% ../../nbs/lib/report/results.ipynb #d5d9d0a8
-from fastcore.basics import patch
-
 @patch
 def translation(
     self: Results,
@@ -112,7 +111,7 @@ def weights(
     "How often each sentence counts in each resample."
     return np.vstack([np.ones((1, n), int), bootstrap_weights(n, resamples, seed)])
 
-# %% ../../nbs/lib/report/results.ipynb #05af058d
+# %% ../../nbs/lib/report/results.ipynb #0c6b9581
 @lru_cache(4096)
 def resampled(
     path: Path,        # sentences.parquet
@@ -147,7 +146,7 @@ def draws(
     changed, p = path.stat().st_mtime_ns, self.study.p
     return resampled(path, changed, str(direction), metric, p.bootstrap, p.seed, ids)
 
-# %% ../../nbs/lib/report/results.ipynb #f1cbc33d
+# %% ../../nbs/lib/report/results.ipynb #ac7dd5d9
 @patch
 def sample_size(
     self: Results,
@@ -172,7 +171,7 @@ def ratio(
     undefined = np.full(np.broadcast(a, b).shape, np.nan)
     return np.divide(a, b, out=undefined, where=np.asarray(b) > 0)
 
-# %% ../../nbs/lib/report/results.ipynb #470859ae
+# %% ../../nbs/lib/report/results.ipynb #94932320
 def summary(
     values: np.ndarray,  # draws
 ) -> dict:               # score, ci_low, ci_high

@@ -8,7 +8,7 @@ __all__ = ['ALL_METRICS', 'LAYOUTS', 'Layout', 'unidirectional_groups', 'directi
            'best_merge', 'best_merges', 'with_expert_names', 'order_agreement', 'diagnosis_table', 'expert_row',
            'experts_table']
 
-# %% ../../nbs/lib/report/translation.ipynb #c0b59e72
+# %% ../../nbs/lib/report/translation.ipynb #41c0f3dd
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -21,7 +21,7 @@ from .layout import METHOD_LABELS
 from .results import Results, summary
 from ..settings import BIDIRECTIONAL, MANY_TO_ONE, ONE_TO_MANY, Study, System
 
-# %% ../../nbs/lib/report/translation.ipynb #2fd1b5ab
+# %% ../../nbs/lib/report/translation.ipynb #5f2248e3
 @dataclass(frozen=True)
 class Layout:
     "What one of the paper's tables shows."
@@ -29,7 +29,7 @@ class Layout:
     metrics: tuple   # in the tidy table
     title: str
 
-# %% ../../nbs/lib/report/translation.ipynb #46264c67
+# %% ../../nbs/lib/report/translation.ipynb #821aa471
 ALL_METRICS = ("BLEU", "chrF2", "chrF++")   # the paper has no chrF++
 LAYOUTS = dict(
     table1=Layout(MANY_TO_ONE, ALL_METRICS,
@@ -41,12 +41,12 @@ LAYOUTS = dict(
     table4=Layout(BIDIRECTIONAL, ("chrF2",),
                   "Bidirectional merging of two opposite experts, chrF2"))
 
-# %% ../../nbs/lib/report/translation.ipynb #c9c3278f
+# %% ../../nbs/lib/report/translation.ipynb #d8011082
 def unidirectional_groups(study: Study) -> list:   # names
     "The groups of Tables 1 and 2: many-to-one, then one-to-many."
     return study.groups_of(MANY_TO_ONE) + study.groups_of(ONE_TO_MANY)
 
-# %% ../../nbs/lib/report/translation.ipynb #a3dccafc
+# %% ../../nbs/lib/report/translation.ipynb #c558ceaa
 def directions_of_topology(
     study: Study,
     topology: str,
@@ -55,7 +55,7 @@ def directions_of_topology(
     covered = {d for group in study.groups_of(topology) for d in study.groups[group]}
     return [d for d in study.directions if d in covered]
 
-# %% ../../nbs/lib/report/translation.ipynb #2bf3c100
+# %% ../../nbs/lib/report/translation.ipynb #c2a16306
 def merge_rows(
     study: Study,
     topology: str,
@@ -66,7 +66,7 @@ def merge_rows(
     directions = directions_of_topology(study, topology)
     return {m: {d: System(group_of[d], m) for d in directions} for m in study.methods}
 
-# %% ../../nbs/lib/report/translation.ipynb #fbd0b840
+# %% ../../nbs/lib/report/translation.ipynb #0b260706
 def rows(
     study: Study,
     topology: str,
@@ -79,7 +79,7 @@ def rows(
     singles = [System(), *(System(expert=d) for d in directions)]
     return {system.row: dict.fromkeys(directions, system) for system in singles} | merges
 
-# %% ../../nbs/lib/report/translation.ipynb #0e5d3e5c
+# %% ../../nbs/lib/report/translation.ipynb #80240e05
 def columns(
     study: Study,
     directions,     # of a table
@@ -93,7 +93,7 @@ def columns(
         return each | {"average": list(directions)}
     return each | {f"average {side}": members for side, members in sides.items()}
 
-# %% ../../nbs/lib/report/translation.ipynb #b0c6fcfb
+# %% ../../nbs/lib/report/translation.ipynb #87faa22a
 def cells_of(
     study: Study,
     lines: dict,   # of `rows`
@@ -105,7 +105,7 @@ def cells_of(
             cells.append((row, column, {d: systems[d] for d in members}))
     return cells
 
-# %% ../../nbs/lib/report/translation.ipynb #c700e582
+# %% ../../nbs/lib/report/translation.ipynb #babf4707
 @lru_cache
 def published_scores() -> dict:  # (table, row, column, metric) -> score
     "The paper's Tables 1-4 (Gain, Ekbal and Singh, CC BY 4.0)."
@@ -114,7 +114,7 @@ def published_scores() -> dict:  # (table, row, column, metric) -> score
     keys = zip(frame.table, frame.system, frame.direction, frame.metric)
     return dict(zip(keys, frame.score))
 
-# %% ../../nbs/lib/report/translation.ipynb #99a39939
+# %% ../../nbs/lib/report/translation.ipynb #8d413b1e
 @dataclass(frozen=True)
 class Published:
     "The paper's scores, asked for as those of a study are."
@@ -141,7 +141,7 @@ class Published:
         figures = [known[key] for key in keys if key in known]
         return np.array(figures or [np.nan])
 
-# %% ../../nbs/lib/report/translation.ipynb #0127444a
+# %% ../../nbs/lib/report/translation.ipynb #a329dfe4
 def mean_score(
     scores,         # Results or Published
     systems: dict,  # direction -> System
@@ -150,7 +150,7 @@ def mean_score(
     "Mean over directions, resample by resample."
     return np.mean([scores.draws(s, d, metric) for d, s in systems.items()], axis=0)
 
-# %% ../../nbs/lib/report/translation.ipynb #d3ba19f5
+# %% ../../nbs/lib/report/translation.ipynb #5f7cc474
 def check_sentences(
     results: Results,
     lines: dict,       # of `rows`
@@ -158,7 +158,7 @@ def check_sentences(
     "Their number; raises UserError where the systems of a table translated different ones."
     return results.sample_size([(s, d) for systems in lines.values() for d, s in systems.items()])
 
-# %% ../../nbs/lib/report/translation.ipynb #652119d0
+# %% ../../nbs/lib/report/translation.ipynb #f71b83f7
 def translation_table(
     results: Results,
     table: str,      # table1 ... table4
@@ -175,7 +175,7 @@ def translation_table(
         found.append(cell | ours | dict(paper=theirs))
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/translation.ipynb #673884f1
+# %% ../../nbs/lib/report/translation.ipynb #0be80be9
 def best_merge(
     study: Study,
     column: pd.DataFrame,   # the rows of one metric and one average
@@ -188,7 +188,7 @@ def best_merge(
     lower = f"{scores[beside]:.1f} of the {beside}"
     return f"{best} is the best merge, with {merged.max():.1f} against {lower}"
 
-# %% ../../nbs/lib/report/translation.ipynb #f9de5b18
+# %% ../../nbs/lib/report/translation.ipynb #9fb5a3d8
 def best_merges(
     study: Study,
     tidy: pd.DataFrame,     # of `translation_table`
@@ -198,7 +198,7 @@ def best_merges(
     columns = averages.groupby(["metric", "direction"], sort=False)
     return [f"By {metric}, {name}: {best_merge(study, part)}." for (metric, name), part in columns]
 
-# %% ../../nbs/lib/report/translation.ipynb #056eef65
+# %% ../../nbs/lib/report/translation.ipynb #9eac8cce
 def with_expert_names(
     tidy: pd.DataFrame,   # of `translation_table`
 ) -> pd.DataFrame:
@@ -207,7 +207,7 @@ def with_expert_names(
     kept = tidy.system.ne("expert") | average
     return tidy.assign(system=tidy.system.where(kept, tidy.direction))
 
-# %% ../../nbs/lib/report/translation.ipynb #56cff8af
+# %% ../../nbs/lib/report/translation.ipynb #0fcb583f
 def order_agreement(
     tidy: pd.DataFrame,   # of `translation_table`
 ) -> pd.Series:           # (metric, direction) -> rank correlation with the paper
@@ -219,7 +219,7 @@ def order_agreement(
     found = pd.Series(found, name="rank correlation")
     return found.rename_axis(["metric", "direction"])
 
-# %% ../../nbs/lib/report/translation.ipynb #05bcf56f
+# %% ../../nbs/lib/report/translation.ipynb #0f45126c
 def diagnosis_table(
     results: Results,
     lines: dict,       # of `rows`
@@ -232,7 +232,7 @@ def diagnosis_table(
             found.append(dict(system=row, direction=direction) | diagnosis)
     return pd.DataFrame(found)
 
-# %% ../../nbs/lib/report/translation.ipynb #b8dc005a
+# %% ../../nbs/lib/report/translation.ipynb #393c9279
 def expert_row(
     results: Results,
     direction: str,
@@ -246,7 +246,7 @@ def expert_row(
     cell = dict(system=direction, direction=direction, metric=metric)
     return cell | own | beside | dict(disjoint=disjoint)
 
-# %% ../../nbs/lib/report/translation.ipynb #ebbf35c7
+# %% ../../nbs/lib/report/translation.ipynb #26a861c8
 def experts_table(
     results: Results,
 ) -> pd.DataFrame:  # system, direction, metric, score, ci_low, ci_high, base ..., disjoint
