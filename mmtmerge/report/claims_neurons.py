@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEURON_CLAIMS', 'claim', 'neuron_claim', 'FIRST', 'paper_growth', 'source_neurons_grow', 'every_source_grows',
-           'indic_source_grows_more', 'beyond_even_share', 'first_upper', 'upper', 'middle',
+           'paper_difference', 'indic_source_grows_more', 'beyond_even_share', 'first_upper', 'upper', 'middle',
            'source_growth_in_first_block', 'middle_stays_shared', 'first_block_grows_more', 'target_neurons_grow',
            'every_target_grows', 'target_growth_in_upper_blocks', 'target_neurons_in_upper_blocks',
            'target_grows_more_than_source', 'generation_grows_more_than_reading', 'other_languages_in_same_blocks',
@@ -47,19 +47,23 @@ def every_source_grows(e: Evidence) -> float:
     "… every language has (the least growth)"
     return e.growth(MANY_TO_ONE, "source").sum(1).min()
 
-# %% ../../nbs/lib/report/claims_neurons.ipynb #dd86969c
-@neuron_claim(published=lambda: paper_growth(MANY_TO_ONE, "source") - paper_growth(ONE_TO_MANY, "source"))
+# %% ../../nbs/lib/report/claims_neurons.ipynb #37df1b9d
+def paper_difference(more: tuple, less: tuple) -> float:
+    "Growth on one side minus that on another, each (topology, span), in the paper's Table 5."
+    return paper_growth(*more) - paper_growth(*less)
+
+@neuron_claim(published=lambda: paper_difference((MANY_TO_ONE, "source"), (ONE_TO_MANY, "source")))
 def indic_source_grows_more(e: Evidence) -> float:
     "Source neurons grow more in Indic→En than in En→Indic"
     many, one = (e.growth(topology, "source") for topology in (MANY_TO_ONE, ONE_TO_MANY))
     return many.sum(1).mean() - one.sum(1).mean()
 
-# %% ../../nbs/lib/report/claims_neurons.ipynb #c275a6ef
+# %% ../../nbs/lib/report/claims_neurons.ipynb #324f7b49
 def beyond_even_share(
     numbers: np.ndarray,   # (blocks,) neurons, or growth in neurons
     part: slice,           # of blocks
 ) -> float:
-    "Neurons in a part of the blocks beyond its even share of all; where all together shrink, the part must grow itself."
+    "Neurons in a part of the blocks beyond its even share of all."
     share = len(numbers[part]) / len(numbers)
     return float(numbers[part].sum() - share * max(numbers.sum(), 0))
 
@@ -124,25 +128,26 @@ def target_neurons_in_upper_blocks(e: Evidence) -> float:
     numbers = e.tuned(ONE_TO_MANY, "target").mean(0)
     return beyond_even_share(numbers, upper(numbers))
 
-# %% ../../nbs/lib/report/claims_neurons.ipynb #6296c812
-@neuron_claim(published=lambda: paper_growth(MANY_TO_ONE, "target") - paper_growth(MANY_TO_ONE, "source"))
+# %% ../../nbs/lib/report/claims_neurons.ipynb #2afdf8fe
+@neuron_claim(published=lambda: paper_difference((MANY_TO_ONE, "target"), (MANY_TO_ONE, "source")))
 def target_grows_more_than_source(e: Evidence) -> float:
     "Indic→En: target neurons grow more than source neurons"
     target, source = (e.growth(MANY_TO_ONE, span) for span in ("target", "source"))
     return target.sum(1).mean() - source.sum(1).mean()
 
-# %% ../../nbs/lib/report/claims_neurons.ipynb #143607a9
-@neuron_claim(published=lambda: paper_growth(MANY_TO_ONE, "target") - paper_growth(ONE_TO_MANY, "source"))
+# %% ../../nbs/lib/report/claims_neurons.ipynb #6afe34e4
+@neuron_claim(published=lambda: paper_difference((MANY_TO_ONE, "target"), (ONE_TO_MANY, "source")))
 def generation_grows_more_than_reading(e: Evidence) -> float:
     "Generation-side growth (Indic→En, target) exceeds source-side growth (En→Indic, source)"
     generation, reading = e.growth(MANY_TO_ONE, "target"), e.growth(ONE_TO_MANY, "source")
     return generation.sum(1).mean() - reading.sum(1).mean()
 
-# %% ../../nbs/lib/report/claims_neurons.ipynb #b5c9dac9
+# %% ../../nbs/lib/report/claims_neurons.ipynb #9dabfea4
 @neuron_claim(unit="correlation")
 def other_languages_in_same_blocks(e: Evidence) -> float:
     "On languages it was not trained on, an expert's neurons lie in the same blocks (target)"
-    return np.mean([e.profile_correlation(topology, "target") for topology in (MANY_TO_ONE, ONE_TO_MANY)])
+    both = MANY_TO_ONE, ONE_TO_MANY
+    return np.mean([e.profile_correlation(topology, "target") for topology in both])
 
 # %% ../../nbs/lib/report/claims_neurons.ipynb #1b65f6e1
 @claim(section="5.1", tested=False)

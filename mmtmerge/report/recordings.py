@@ -28,7 +28,7 @@ def probe_keys(
     covers = [g for g, members in study.groups.items() if direction in members]
     return [f"{system}__{name}" for name in [*covers, direction]]
 
-# %% ../../nbs/lib/report/recordings.ipynb #3e17b8db
+# %% ../../nbs/lib/report/recordings.ipynb #77b828b6
 @lru_cache(maxsize=None)
 def loaded(
     folder: Path,    # of the recording
@@ -37,6 +37,7 @@ def loaded(
     "A recording, read once."
     return load_recording(folder)
 
+# %% ../../nbs/lib/report/recordings.ipynb #f61eea77
 def recording(
     results: Results,
     system: str,      # base | hi-en | indic-en.ties
@@ -50,11 +51,12 @@ def recording(
             return loaded(path.parent / direction, path.stat().st_mtime_ns)
     raise UserError(f"{system} was not probed on {direction}: run `mmtmerge rebuild probe`")
 
-# %% ../../nbs/lib/report/recordings.ipynb #c5a01b8b
+# %% ../../nbs/lib/report/recordings.ipynb #abf10751
 def unidirectional(study: Study) -> list:
     "Groups that share a side: the paper's Indic→En, then its En→Indic."
     return study.groups_of(MANY_TO_ONE) + study.groups_of(ONE_TO_MANY)
 
+# %% ../../nbs/lib/report/recordings.ipynb #1f81bd99
 def systems_of(
     study: Study,
     group: str,
