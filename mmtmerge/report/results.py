@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from ..core import UserError, read_json
 from ..metrics import METRICS, bootstrap, bootstrap_weights, interval
@@ -22,15 +23,15 @@ from ..settings import Study
 class Results:
     "The results of a study, as one report reads them."
     study: Study
-    seen: dict = field(default_factory=dict)     # path of a result.json -> (stage, key), everything read so far
-    engine: tuple = None                         # first translation read, and who made it in which type
+    seen: dict = field(default_factory=dict)   # path of a result.json -> (stage, key): all read
+    engine: tuple = None                       # first translation read, and what made it
 
     def read(
         self,
         stage: str,   # base | finetune | merge | deltas | translate | probe | report
         key: str,     # as in outputs/<profile>/runs/<stage>/<key>
     ) -> dict:        # the whole result.json
-        "A stage's result; raises UserError where it is missing, or where translations of two engines would be mixed."
+        "A stage's result; raises UserError where it is missing or mixes engines with others."
         path = self.study.result(stage, key)
         result = read_json(path)
         if stage == "translate":
@@ -41,10 +42,13 @@ class Results:
     def check_engine(self, key: str, result: dict):
         "Raises UserError where another engine or number type translated than before."
         made = result.get("engine"), result.get("dtype")
-        first, other = self.engine = self.engine or (key, made)
+        self.engine = self.engine or (key, made)
+        first, other = self.engine
         if made != other:
-            raise UserError(f"{key} was translated by {made[0]} in {made[1]}, {first} by {other[0]} in {other[1]}: "
-                            "a table does not mix them, run one of the two again")
+            raise UserError(
+                f"{key} was translated by {made[0]} in {made[1]}, "
+                f"{first} by {other[0]} in {other[1]}: "
+                "a table does not mix them, run one of the two again")
 
 # %% ../../nbs/lib/report/results.ipynb #a0ced28a
 def find_translation(
@@ -52,7 +56,7 @@ def find_translation(
     system,          # System or its text: base | hi-en | hi-en@.25 | indic-en.ties
     direction: str,
 ) -> str:            # key of the translate stage
-    "The run in which a system translated a direction: of a group where there is one, as the plan prefers it."
+    "The run in which a system translated a direction; that of a group comes first."
     covers = [g for g, members in study.groups.items() if direction in members]
     keys = [f"{system}__{name}" for name in [*covers, direction]]
     made = [key for key in keys if study.result("translate", key).exists()]
@@ -70,6 +74,7 @@ class Translation:
         "Sufficient statistics of every sentence."
         return np.stack(self.sentences[f"stat_{metric}"])
 
+# %% ../../nbs/lib/report/results.ipynb #8e5f2426
 @lru_cache(64)
 def read_sentences(
     path: Path,
@@ -79,20 +84,19 @@ def read_sentences(
     return pd.read_parquet(path, columns=["direction", "id", *(f"stat_{m}" for m in METRICS)])
 
 # %% ../../nbs/lib/report/results.ipynb #d5d9d0a8
-from fastcore.basics import patch
-
 @patch
 def translation(
     self: Results,
     system,          # System or its text
     direction: str,
 ) -> Translation:
-    "Scores and statistics of one system in one direction; raises UserError where its sentences are not here."
+    "One system in one direction; raises UserError where its sentences are not here."
     key = find_translation(self.study, system, self.study.direction(direction))
     result = self.read("translate", key)["result"]["directions"][direction]
     path = self.study.result("translate", key).with_name("sentences.parquet")
     if not path.exists():
-        raise UserError(f"{path} is missing: it is not part of a clone; `mmtmerge rebuild translate/{key}` makes it again")
+        raise UserError(f"{path} is missing: it is not part of a clone; "
+                        f"`mmtmerge rebuild translate/{key}` makes it again")
     frame = read_sentences(path, path.stat().st_mtime_ns)
     frame = frame[frame.direction == direction].sort_values("id", ignore_index=True)
     return Translation(result["scores"], result.get("diagnosis", {}), frame)
@@ -107,6 +111,7 @@ def weights(
     "How often each sentence counts in each resample."
     return np.vstack([np.ones((1, n), int), bootstrap_weights(n, resamples, seed)])
 
+# %% ../../nbs/lib/report/results.ipynb #0c6b9581
 @lru_cache(4096)
 def resampled(
     path: Path,        # sentences.parquet
@@ -132,14 +137,16 @@ def draws(
     system,          # System or its text
     direction: str,
     metric: str,     # BLEU | chrF2 | chrF++
-    ids: tuple = (), # only these sentences; () for all
+    ids: tuple = (),  # only these sentences; () for all
 ) -> np.ndarray:     # (1 + resamples,), the score first
     "Score and bootstrap resamples of one system in one direction."
     self.translation(system, direction)
-    path = self.study.result("translate", find_translation(self.study, system, direction)).with_name("sentences.parquet")
-    p = self.study.p
-    return resampled(path, path.stat().st_mtime_ns, str(direction), metric, p.bootstrap, p.seed, ids)
+    key = find_translation(self.study, system, direction)
+    path = self.study.result("translate", key).with_name("sentences.parquet")
+    changed, p = path.stat().st_mtime_ns, self.study.p
+    return resampled(path, changed, str(direction), metric, p.bootstrap, p.seed, ids)
 
+# %% ../../nbs/lib/report/results.ipynb #ac7dd5d9
 @patch
 def sample_size(
     self: Results,
@@ -151,7 +158,8 @@ def sample_size(
         ids = list(self.translation(system, direction).sentences.id)
         first, n = first or ids, len(ids)
         if ids != first:
-            raise UserError(f"{system} on {direction}: {n} sentences, not the {len(first)} of the other systems: run its translate stage again")
+            raise UserError(f"{system} on {direction}: {n} sentences, not the {len(first)} "
+                            "of the other systems: run its translate stage again")
     return n
 
 # %% ../../nbs/lib/report/results.ipynb #e7e51c06
@@ -163,6 +171,7 @@ def ratio(
     undefined = np.full(np.broadcast(a, b).shape, np.nan)
     return np.divide(a, b, out=undefined, where=np.asarray(b) > 0)
 
+# %% ../../nbs/lib/report/results.ipynb #94932320
 def summary(
     values: np.ndarray,  # draws
 ) -> dict:               # score, ci_low, ci_high

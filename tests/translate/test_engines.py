@@ -14,7 +14,7 @@ from mmtmerge.engines import open_engine
 from mmtmerge.merge.grid_search import Sweep, points, race
 from mmtmerge.merge.task_vectors import state
 from mmtmerge.models import find_base
-from mmtmerge.report import tables
+from mmtmerge.report.results import Results
 from mmtmerge.settings import load
 
 
@@ -93,10 +93,11 @@ def test_a_table_does_not_mix_engines_or_dtypes(copy, monkeypatch, engine, dtype
         file = study.result("translate", key)
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(dict(result=result)))
-    tables.read_result(study, "translate", "base__indic-en")
+    results = Results(study)
+    results.read("translate", "base__indic-en")
     was = f"hi-en__indic-en was translated by {engine} in {dtype}"
     with pytest.raises(UserError, match=f"{was}, base__indic-en by transformers in float32"):
-        tables.read_result(study, "translate", "hi-en__indic-en")
+        results.read("translate", "hi-en__indic-en")
 
 
 def stand_in(at, monkeypatch, text):
