@@ -91,7 +91,7 @@ def measure(work, pairs, workers):
     from mmtmerge.core import root
     from mmtmerge.corpus.open import open_corpus
     from mmtmerge.settings import load
-    from mmtmerge.training.finetune import examples
+    from mmtmerge.training.loss import examples
 
     _, made_s = timed(synthesise, work / "samanantar" / "hi", pairs)
     parquet = sum(f.stat().st_size for f in work.rglob("*.parquet"))

@@ -41,8 +41,9 @@ from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausa
 from mmtmerge.core import root, write_json
 from mmtmerge.corpus.embedded import Corpus
 from mmtmerge.models import load_model
-from mmtmerge.probe.geometry import cka_pairs
-from mmtmerge.probe.record import examples, record
+from mmtmerge.probe.similarity import cka_pairs
+from mmtmerge.probe.record import record
+from mmtmerge.probe.spans import examples
 from mmtmerge.settings import load
 from mmtmerge.translate import common_prefix
 

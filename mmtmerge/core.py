@@ -7,7 +7,14 @@ __all__ = ['UserError', 'nearest', 'root', 'cache_dir', 'write_json', 'read_json
            'sha256']
 
 # %% ../nbs/lib/core.ipynb #48866f01
-import contextlib, difflib, hashlib, json, os, shutil, tempfile, time
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
 
 from filelock import lock_descriptor

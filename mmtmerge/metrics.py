@@ -7,7 +7,9 @@ __all__ = ['METRICS', 'signatures', 'sentence_stats', 'corpus_score', 'bootstrap
            'score', 'in_script', 'compression', 'diagnose', 'diagnosis']
 
 # %% ../nbs/lib/metrics.ipynb #ba51c9b6
-import functools, unicodedata, zlib
+import functools
+import unicodedata
+import zlib
 
 import numpy as np
 import pandas as pd

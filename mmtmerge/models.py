@@ -7,7 +7,10 @@ __all__ = ['best_device', 'load_model', 'save_model', 'disk_mb', 'memory_mb', 'p
            'chat_template', 'prompts', 'answers', 'set_up']
 
 # %% ../nbs/lib/models.ipynb #71488c01
-import importlib.util, json, os, shutil
+import importlib.util
+import json
+import os
+import shutil
 from pathlib import Path
 
 import torch

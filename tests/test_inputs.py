@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from mmtmerge import models
 from mmtmerge.core import UserError, root
 from mmtmerge.merge.apply import merge_state_dicts
-from mmtmerge.settings import load
 from mmtmerge.merge.task_vectors import check_finite, check_shapes, state
 
 MINI = root() / "mmtmerge/data/miniature"

@@ -6,7 +6,8 @@
 __all__ = ['NGRAM', 'SHORTEST', 'JOINERS', 'BATCH', 'plain_words', 'runs', 'testset_runs', 'overlaps', 'overlap']
 
 # %% ../../nbs/lib/corpus/contamination.ipynb #e959d0b0
-import itertools, unicodedata
+import itertools
+import unicodedata
 
 import pandas as pd
 import xxhash

@@ -6,7 +6,8 @@
 __all__ = ['SPLITS', 'FORMS', 'find', 'read_table', 'within', 'Corpus', 'sides_of']
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #ee4cd3bd
-import json, lzma
+import json
+import lzma
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path

@@ -6,7 +6,8 @@
 __all__ = ['language_names', 'fill', 'HubCorpus', 'rename_columns']
 
 # %% ../../nbs/lib/corpus/hub.ipynb #fbaf3df2
-import hashlib, json
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 

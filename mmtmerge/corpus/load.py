@@ -7,7 +7,8 @@ __all__ = ['FORMATS', 'WHOLE', 'ENDS', 'copy_files', 'files_of_split', 'short_di
            'hash_copy']
 
 # %% ../../nbs/lib/corpus/load.ipynb #44c0aaa1
-import hashlib, json
+import hashlib
+import json
 from pathlib import Path
 
 from ..core import UserError

@@ -6,7 +6,9 @@
 __all__ = ['BLOCK', 'write_block', 'first_rows']
 
 # %% ../../nbs/lib/corpus/stream.ipynb #ba04e909
-import itertools, math, os
+import itertools
+import math
+import os
 from collections import deque
 from pathlib import Path
 

@@ -7,7 +7,8 @@ __all__ = ['DATA', 'LANGUAGES', 'TENSOR', 'sentence_pairs', 'answer_loss', 'fine
            'sign_conflict']
 
 # %% ../../nbs/lib/merge/example_experts.ipynb #8618bbc8
-import functools, lzma
+import functools
+import lzma
 from importlib import resources
 
 import torch

@@ -155,9 +155,9 @@ def digest_of_inputs(
 ) -> str:                # hexadecimal
     "Digest of what the statistics of a grid search depend on."
     digest = xxhash.xxh3_128(json.dumps([seed, sizes, metrics, references]).encode())
-    for who, state in [("", base), *sorted(experts.items())]:
-        for name in sorted(state):
-            tensor = state[name]
+    for who, tensors in [("", base), *sorted(experts.items())]:
+        for name in sorted(tensors):
+            tensor = tensors[name]
             digest.update(json.dumps([who, name, str(tensor.dtype), *tensor.shape]).encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

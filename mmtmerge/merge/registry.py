@@ -7,7 +7,8 @@ __all__ = ['Fraction', 'PRESETS', 'METHODS', 'PER_EXPERT', 'Between', 'Method', 
            'check_number', 'check_numbers', 'check_value', 'check_hyper']
 
 # %% ../../nbs/lib/merge/registry.ipynb #715ea76b
-import inspect, math
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args, get_origin

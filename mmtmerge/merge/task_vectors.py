@@ -8,7 +8,8 @@ __all__ = ['HUGE_PAGES', 'EMBEDDINGS', 'BLOCK', 'state', 'named', 'headers', 'em
            'one_each', 'TaskVectors', 'results_in_order']
 
 # %% ../../nbs/lib/merge/task_vectors.ipynb #63c2ece9
-import os, threading
+import os
+import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor

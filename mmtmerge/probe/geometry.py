@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['singular_gap', 'bases', 'basis', 'subspace_angles', 'principal_angles', 'angle_summary', 'random_angle', 'halves',
-           'across_halves', 'split_half_angle', 'array', 'cka', 'cka_pairs', 'gram', 'jackknife', 'without_top']
+           'across_halves', 'split_half_angle']
 
 # %% ../../nbs/lib/probe/geometry.ipynb #78622189
 import functools
@@ -12,10 +12,7 @@ import functools
 import numpy as np
 
 from ..core import UserError
-from .similarity import array, cka, cka_pairs, gram, jackknife, without_top
-
-# CKA and the jackknife, made in `probe.similarity`: the whole geometry from one place
-_all_ = ["array", "cka", "cka_pairs", "gram", "jackknife", "without_top"]
+from .similarity import array
 
 # %% ../../nbs/lib/probe/geometry.ipynb #5b8411e6
 def singular_gap(

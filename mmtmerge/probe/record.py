@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POSITIVE', 'gates', 'count_open', 'span_means', 'Batch', 'make_batch', 'Tally', 'Watch', 'shared_prefix',
            'prefix_cache', 'run_batch', 'batches', 'record_chunk', 'check_sequences', 'count_tokens', 'remove_features',
-           'record', 'SPANS', 'Example', 'examples', 'Recording', 'save_recording', 'load_recording']
+           'record']
 
 # %% ../../nbs/lib/probe/record.ipynb #a7f60e5d
 import functools
@@ -20,12 +20,9 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from ..core import UserError
-from .recording import Recording, StoredFeatures, load_recording, save_recording, write_features
-from .spans import SPANS, Example, examples
+from .recording import Recording, StoredFeatures, write_features
+from .spans import SPANS
 from ..translate import common_prefix
-
-# what is needed together with `record`, from one place
-_all_ = ["SPANS", "Example", "examples", "Recording", "save_recording", "load_recording"]
 
 # %% ../../nbs/lib/probe/record.ipynb #5f5adfb1
 POSITIVE = (   # f(z) > 0 exactly where z > 0

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from ..probe.geometry import jackknife
+from ..probe.similarity import jackknife
 from .claim import Claim
 from .claims_geometry import GEOMETRY_CLAIMS
 from .claims_merging import MERGING_CLAIMS

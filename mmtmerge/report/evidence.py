@@ -17,8 +17,8 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import UserError
-from ..probe import geometry, neurons
-from ..probe.record import SPANS
+from ..probe import geometry, neurons, similarity
+from ..probe.spans import SPANS
 from .recordings import laptop_table, recording
 from .results import Results
 from .similarity_tables import band
@@ -216,8 +216,8 @@ def pair_cka(self: Evidence, a: str, b: str, direction: str, span: str, depth: i
     both = [self.features(s, direction, span, depth) for s in (a, b)]
     metric = self.variant["metric"]
     if metric == "without_top":
-        both = geometry.without_top(both)
-    return geometry.cka(*both, metric != "cka")
+        both = similarity.without_top(both)
+    return similarity.cka(*both, metric != "cka")
 
 # %% ../../nbs/lib/report/evidence.ipynb #d2a2b6f1
 @patch

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import write_json
-from ..probe.record import Recording, save_recording
+from ..probe.recording import Recording, save_recording
 from .results import Results
 from ..settings import BASE, Study, System, load
 

@@ -5,18 +5,15 @@
 # %% auto #0
 __all__ = ['AVERAGE', 'QUANTITIES', 'stack', 'deployment', 'sides', 'retention_blocks', 'retention_row', 'retention_panel',
            'retention', 'draw_growth', 'growth', 'paper_limit', 'short_label', 'grid_panel', 'grid', 'layer_panel',
-           'deltas', 'embedding_row', 'confounds', 'COLORS', 'DASHES', 'MARKERS', 'save', 'subplots']
+           'deltas', 'embedding_row', 'confounds']
 
 # %% ../../nbs/lib/report/figures.ipynb #8d029c45
 import numpy as np
 import pandas as pd
 
 from .layout import METHOD_LABELS
-from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, label_ends, save, subplots
+from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, label_ends, subplots
 from ..settings import Study
-
-# what a report needs together with its figures
-_all_ = ["COLORS", "DASHES", "MARKERS", "save", "subplots"]
 
 # %% ../../nbs/lib/report/figures.ipynb #e3356337
 def stack(

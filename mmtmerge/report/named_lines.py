@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from scipy.optimize import isotonic_regression
 
-from .theme import COLORS, subplots
+from .theme import COLORS
 from ..settings import BASE, Study
 
 # %% ../../nbs/lib/report/named_lines.ipynb #403a954e

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..probe import neurons
-from ..probe.geometry import jackknife
-from ..probe.record import SPANS
+from ..probe.similarity import jackknife
+from ..probe.spans import SPANS
 from .recordings import group_counts, paper_table, recording, systems_of, unidirectional
 from .results import Results
 from ..settings import BASE, Study

@@ -11,7 +11,7 @@ __all__ = ['ARROWS', 'SHAPES', 'usage_panel', 'null_note', 'usage', 'heat_panel'
 import numpy as np
 import pandas as pd
 
-from ..probe.record import SPANS
+from ..probe.spans import SPANS
 from .named_lines import (PAIR_STYLES, Line, block_ticks, caption, depth_ticks, draw_lines, drawn_at,
                                          mean_curves, name_lines, one_text, pair_kinds, titled)
 from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, subplots

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError, root
-from ..probe.record import SPANS, Recording, load_recording
+from ..probe.recording import Recording, load_recording
+from ..probe.spans import SPANS
 from .results import Results
 from ..settings import BASE, MANY_TO_ONE, ONE_TO_MANY, Study, System
 

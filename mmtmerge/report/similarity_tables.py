@@ -13,8 +13,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from ..probe import geometry
-from ..probe.record import SPANS
+from ..probe import geometry, similarity
+from ..probe.spans import SPANS
 from .recordings import paper_table, recording, systems_of, unidirectional
 from .results import Results
 from ..settings import BASE, Study
@@ -33,8 +33,8 @@ def cka_by_depth(
     for depth in range(len(stacks[0])):
         features = [model[depth][rows] for model in stacks]
         if metric == "without_top":
-            features = geometry.without_top(features, top)
-        out.append(geometry.cka_pairs(features, metric != "cka"))
+            features = similarity.without_top(features, top)
+        out.append(similarity.cka_pairs(features, metric != "cka"))
     return np.stack(out)
 
 # %% ../../nbs/lib/report/similarity_tables.ipynb #0815b305
@@ -46,7 +46,7 @@ def all_metrics(
     "CKA of all pairs by every metric."
     def biased(rows):
         return cka_by_depth(stacks, "cka", rows)
-    cka, error = geometry.jackknife(biased, stacks[0].shape[1], folds)
+    cka, error = similarity.jackknife(biased, stacks[0].shape[1], folds)
     debiased = cka_by_depth(stacks, "debiased")
     without_top = cka_by_depth(stacks, "without_top", top=top)
     return dict(cka=cka, debiased=debiased, without_top=without_top, se=error)

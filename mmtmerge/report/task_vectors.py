@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..merge.diagnostics import summarize
-from .figures import COLORS, subplots
+from .theme import COLORS, subplots
 from .results import Results
 from ..settings import Study
 

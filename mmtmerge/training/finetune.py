@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIGER', 'optimiser', 'device_arguments', 'arguments', 'ByLength', 'OrderedTrainer', 'answering', 'SetEpoch', 'Meter',
-           'curve', 'tune', 'examples', 'saved', 'last_whole_checkpoint']
+           'curve', 'tune']
 
 # %% ../../nbs/lib/training/finetune.ipynb #acbc08ef
 import contextlib
@@ -23,11 +23,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..core import UserError
-from .checkpoints import MarkWhole, last_whole_checkpoint, nearest_step, saved
+from .checkpoints import MarkWhole, last_whole_checkpoint, nearest_step
 from .launch import Launch, accumulation, spacing
-from .loss import answer_loss, collate, examples
-
-_all_ = ["examples", "saved", "last_whole_checkpoint"]
+from .loss import answer_loss, collate
 
 # %% ../../nbs/lib/training/finetune.ipynb #ab4f84fd
 def optimiser(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'NODE', 'FAULT', 'data', 'join_group', 'first_process_first', 'leave_group', 'work', 'free_port',
-           'fine_tune', 'follow', 'main', 'llama_factory']
+           'fine_tune', 'follow', 'main']
 
 # %% ../../nbs/lib/training/job.ipynb #3ed823ba
 import contextlib
@@ -27,10 +27,9 @@ from ..core import UserError, read_json, root, write_json
 from ..corpus.open import open_corpus
 from ..models import disk_mb, load_model, save_model, set_up
 from ..settings import Study, load
-from .finetune import examples, tune
+from .finetune import tune
+from .loss import examples
 from .launch import Job, Launch, accumulation, command, job_of, launch
-
-_all_ = ["llama_factory"]
 
 # %% ../../nbs/lib/training/job.ipynb #288f7c87
 def _spare_cpus() -> int:

@@ -3,7 +3,10 @@
 PYTEST_DONT_REWRITE: nothing is asserted here.
 """
 
-import json, os, shutil, subprocess
+import json
+import os
+import shutil
+import subprocess
 
 import pytest
 import torch

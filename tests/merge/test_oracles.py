@@ -1,6 +1,7 @@
 "Every method against an oracle: mergekit where it has the method, else a naive re-derivation on whole vectors."
 
-import functools, itertools
+import functools
+import itertools
 
 import pytest
 import torch

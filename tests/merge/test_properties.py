@@ -1,6 +1,14 @@
 "What must hold for every registered method: a new one fails until its settings are listed here."
 
-import gc, itertools, json, math, random, sys, tempfile, threading, weakref
+import gc
+import itertools
+import json
+import math
+import random
+import sys
+import tempfile
+import threading
+import weakref
 from pathlib import Path
 
 import pytest

@@ -5,7 +5,8 @@ left: every point of both grids on the same 64 dev sentences a direction. It was
 laptop study, and this profile's rungs and share were chosen on it.
 """
 
-import json, lzma
+import json
+import lzma
 from pathlib import Path
 
 import numpy as np

@@ -1,6 +1,12 @@
 "Merges from disk to disk: what does not fit is refused, what fails leaves nothing, and what is written loads."
 
-import json, os, shutil, signal, subprocess, sys, threading
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import pytest

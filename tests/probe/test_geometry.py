@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmtmerge.core import UserError
-from mmtmerge.probe.geometry import cka, principal_angles
+from mmtmerge.probe.geometry import principal_angles
+from mmtmerge.probe.similarity import cka
 
 ONES = np.ones((8, 5))
 WITH_NAN = np.where(np.eye(8, 5) > 0, np.nan, 1)

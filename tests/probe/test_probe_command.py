@@ -3,7 +3,7 @@ import pytest
 import transformers as tf
 from conftest import REPO, mmtmerge
 
-from mmtmerge.probe.record import load_recording
+from mmtmerge.probe.recording import load_recording
 
 MINI = REPO / "mmtmerge/data/miniature"
 

@@ -11,7 +11,8 @@ from transformers.activations import ACT2FN
 
 from mmtmerge.core import UserError
 from mmtmerge.probe import recording
-from mmtmerge.probe.record import POSITIVE, SPANS, Example, record
+from mmtmerge.probe.record import POSITIVE, record
+from mmtmerge.probe.spans import SPANS, Example
 
 WINDOW, BLOCKS, VOCABULARY = 4, 3, 61
 GEMMA_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]

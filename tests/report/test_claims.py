@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from mmtmerge.probe.record import SPANS, Recording
+from mmtmerge.probe.recording import Recording
+from mmtmerge.probe.spans import SPANS
 from mmtmerge.report import evidence
 from mmtmerge.report.claim import registry
 from mmtmerge.report.claims import claims_table, section5_claims

@@ -37,7 +37,9 @@ def test_disk_is_planned_within_a_tenth(seen):
 def test_disk_of_a_probe_is_planned_within_a_tenth(tmp_path):
     from mmtmerge.corpus.open import open_corpus
     from mmtmerge.models import load_model
-    from mmtmerge.probe.record import examples, record, save_recording
+    from mmtmerge.probe.record import record
+    from mmtmerge.probe.recording import save_recording
+    from mmtmerge.probe.spans import examples
 
     study = settings.load("smoke")
     p, (model, tokenizer) = study.p, load_model(REPO / "mmtmerge/data/miniature")
