@@ -219,6 +219,7 @@ def execute(
     attempts: int = 3,
 ):
     "Execute a notebook; raises UserError where it refused something, RunFailed where it failed."
+    sys.modules.setdefault("rfc3987_syntax", None)     # the grammar: not imported
     import papermill
     import zmq
     from nbclient.exceptions import DeadKernelError
