@@ -3,10 +3,10 @@
     python benchmarks/data.py                        # 5 million pairs, the miniature's tokenizer
     python benchmarks/data.py --pairs 200000 --workers 1
 
-Pairs are made of the embedded corpus, numbered so that no two are equal, and written as parquet shards with Samanantar's
-layout and columns; then they are read, shuffled and tokenised as a fine-tuning does it. Memory is the largest sum over
-the process and its workers of memory that is not mapped from files (and with the mapped pages besides): it must not grow
-with the number of pairs.
+Pairs are made of the embedded corpus, numbered so that no two are equal, and written as parquet shards with
+Samanantar's layout and columns; then they are read, shuffled and tokenised as a fine-tuning does it. Memory is the
+largest sum over the process and its workers of memory that is not mapped from files (and with the mapped pages
+besides): it must not grow with the number of pairs.
 """
 
 import json
@@ -151,7 +151,7 @@ def main(
         measured = measure(Path(work), pairs, workers)
     report(measured)
     if json_:
-        from merge import machine
+        from measuring import machine
 
         del measured["summed_s"]
         numbers = dict(machine=machine(), limit_gb=LIMIT_GB, **measured)

@@ -302,7 +302,7 @@ def main(
         print("RESULT " + json.dumps(found))
         return
 
-    from merge import machine    # beside this file
+    from measuring import machine    # beside this file
     options = dict(
         model=str(model) if model else None,
         sentences=sentences,

@@ -187,7 +187,7 @@ def main(
     for name, result in results.items():
         print(described(name, result, lines, results["transformers"]))
     if json_:
-        from merge import machine
+        from measuring import machine
 
         for result in results.values():
             del result["texts"]
