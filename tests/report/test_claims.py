@@ -7,7 +7,8 @@ from mmtmerge.probe.spans import SPANS
 from mmtmerge.report import evidence
 from mmtmerge.report.claim import registry
 from mmtmerge.report.claims import claims_table, section5_claims
-from mmtmerge.report.evidence import (BEFORE_LAST, LAST, Evidence, angle_variants, bounded_cosine_variants, cka_variants,
+from mmtmerge.report.evidence import (BEFORE_LAST, LAST, Evidence, angle_variants, bounded_cosine_variants,
+                                      cka_variants,
                                       cosine_variants, neuron_variants)
 from mmtmerge.report.results import Results
 from mmtmerge.settings import BASE, MANY_TO_ONE, ONE_TO_MANY, load
