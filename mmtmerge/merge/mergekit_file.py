@@ -97,7 +97,9 @@ def model_folder(
             known = key in ("model", "path") or x is None
             require(known, f"{where}: {key!r} of a model is not supported ({x!r}): name the folder of a whole model")
         value = long_form.get("path") or inner or value.get("path")
-    require(isinstance(value, str) and "\0" not in value, f"{where}: {value!r} is no model")
+    require(isinstance(value, str), f"{where}: {value!r} is no model")
+    longest = max(map(len, value.encode("utf-8", "surrogatepass").split(b"/")))
+    require("\0" not in value and longest < 256, f"{where}: {value[:40]!r} cannot be the name of a folder")
     adapter = "+" in value and not os.path.exists(value)
     require(not adapter, f"{where}: {value!r}: LoRA adapters are not supported: merge the adapter into its model first")
     return value

@@ -1,0 +1,174 @@
+"mergekit's YAML files as people write them: mergekit and ours make the same of one file, or ours refuses it by name."
+
+import shutil
+from string import Template
+
+import pytest
+import torch
+import yaml
+from models_on_disk import MINI
+from safetensors.torch import load_file, save_file
+
+from mmtmerge.core import UserError
+from mmtmerge.merge.checkpoints import merge_checkpoints
+from mmtmerge.merge.mergekit_yaml import read_config
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+LAYERS = 4
+FORMS = {"llama": "LlamaConfig", "qwen2": "Qwen2Config"}
+BOTH = pytest.mark.parametrize("kind", FORMS)
+
+
+def tiny(kind, folder):
+    "A random model of four layers, and three around it."
+    import transformers
+
+    torch.manual_seed(0)
+    tokens = len(transformers.AutoTokenizer.from_pretrained(MINI))
+    sizes = dict(vocab_size=tokens, hidden_size=16, intermediate_size=24, num_hidden_layers=LAYERS)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=kind == "qwen2")
+    config = getattr(transformers, FORMS[kind])(**sizes, **heads)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
+    for name in TOKENIZER:
+        shutil.copyfile(MINI / name, folder / "base" / name)
+    base, g = load_file(folder / "base/model.safetensors"), torch.Generator().manual_seed(1)
+
+    def near(state, size):
+        return {name: x + size * torch.randn(x.shape, generator=g) for name, x in state.items()}
+
+    base = near(base, 0.02)
+    for who in ("base", "a", "b", "c"):
+        if who != "base":
+            shutil.copytree(folder / "base", folder / who)
+        state = base if who == "base" else near(base, 0.01)
+        save_file(state, folder / who / "model.safetensors", {"format": "pt"})
+
+
+@pytest.fixture(scope="session")
+def tinies(tmp_path_factory):
+    "Folder of each architecture, with base, a, b and c."
+    root = tmp_path_factory.mktemp("tinies")
+    for kind in FORMS:
+        (root / kind).mkdir()
+        tiny(kind, root / kind)
+    return root
+
+
+@pytest.fixture
+def here(tinies, kind):
+    "Names of the models of one architecture, as they stand in a file -> their folders."
+    return {who: str(tinies / kind / who) for who in ("base", "a", "b", "c")}
+
+
+def by_mergekit(text, out):
+    "What mergekit makes of a file: name -> tensor."
+    pytest.importorskip("mergekit")
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    config = MergeConfiguration.model_validate(yaml.safe_load(text))
+    run_merge(config, str(out), MergeOptions(quiet=True))
+    return load_file(out / "model.safetensors")
+
+
+def by_us(text, folder):
+    "What we make of a file: name -> tensor."
+    file = folder / "merge.yml"
+    file.write_text(text)
+    merge_checkpoints(**read_config(file), out=folder / "ours", progress=False)
+    return load_file(folder / "ours/model.safetensors")
+
+
+def equal(text, here, folder):
+    "Both make the same of a file, to 1e-6."
+    text = Template(text).substitute(here)
+    ours, theirs = by_us(text, folder), by_mergekit(text, folder / "theirs")
+    theirs = {name: x for name, x in theirs.items() if name in ours or name != "lm_head.weight"}
+    assert ours.keys() == theirs.keys()
+    for name, x in ours.items():
+        assert x.dtype == theirs[name].dtype
+        assert torch.allclose(x, theirs[name], rtol=1e-6, atol=1e-6), name
+
+
+def refused(text, here, folder):
+    "The message of a refusal; without a trace on the disk."
+    file = folder / "merge.yml"
+    if isinstance(text, str):
+        text = Template(text).substitute(here)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        merge_checkpoints(**read_config(file), out=folder / "ours", progress=False)
+    assert [path.name for path in folder.iterdir()] == ["merge.yml"]
+    return str(error.value)
+
+
+TIES = """
+merge_method: ties
+base_model: $base
+models:
+  - {model: $a, parameters: {weight: 1.0, density: .6}}
+  - {model: $b, parameters: {weight: 0.5}}
+parameters: {density: .8}
+dtype: float32
+"""
+
+UNCHANGED = {
+    "name": TIES + "name: my-merge\n",
+    "automatic template": TIES + "tokenizer_source: base\nchat_template: auto\n",
+    "union": TIES + "tokenizer_source: union\n",
+    "tokenizer": TIES + "tokenizer: {source: union}\n",
+    "tokenizer of an expert": TIES + "tokenizer_source: $a\n",
+    "misplaced dtype": TIES.replace("{model: $b,", "{model: $b, dtype: bfloat16,"),
+    "list of one": TIES.replace("weight: 1.0", "weight: [1.0]"),
+    "torch.float32": TIES.replace("dtype: float32", "dtype: torch.float32"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("text", UNCHANGED.values(), ids=list(UNCHANGED))
+def test_what_changes_nothing(here, tmp_path, text):
+    "Keys that change nothing where all models agree."
+    equal(text, here, tmp_path)
+
+
+BROKEN = {
+    "UTF-16": (TIES.encode("utf-16"), "not text in UTF-8"),
+    "Latin-1": (("# modèle\n" + TIES).encode("latin-1"), "not text in UTF-8"),
+    "empty": ("", "no mergekit configuration"),
+    "only dashes": ("---\n", "no mergekit configuration"),
+    "list": ("- merge_method: ties\n", "no mergekit configuration"),
+    "two documents": (TIES + "---\n" + TIES, "is not YAML"),
+    "no date": (TIES + "name: 2024-13-45\n", "is not YAML"),
+    "deep": ("a: " + "[" * 5000, "is not YAML"),
+    "parameters as a list": (TIES.replace("parameters: {density: .8}", "parameters: [{density: .8}]"), "parameters"),
+    "own parameters as a list": (TIES.replace("{weight: 0.5}", "[{weight: 0.5}]"), "model 2: parameters"),
+    "parameters as text": (TIES.replace("{weight: 0.5}", "weight"), "model 2: parameters"),
+    "models as a mapping": ("merge_method: ties\nmodels: {a: b}\n", "models"),
+    "a model as a list": (TIES.replace("{model: $b", "{model: [b]"), "model 2: model"),
+    "base as a list": (TIES.replace("base_model: $base", "base_model: [$base]"), "base_model"),
+    "method as a list": (TIES.replace("merge_method: ties", "merge_method: [ties]"), "merge_method"),
+    "dtype as a list": (TIES.replace("dtype: float32", "dtype: [float32]"), "dtype"),
+    "unknown dtype": (TIES.replace("dtype: float32", "dtype: float64"), "dtype"),
+    "tokenizer as a list": (TIES + "tokenizer_source: [base]\n", "tokenizer_source"),
+    "template as a list": (TIES + "chat_template: [auto]\n", "chat_template"),
+    "another template": (TIES + "chat_template: chatml\n", "chat_template"),
+    "a weight of text": (TIES.replace("weight: 0.5", "weight: high"), "weight of"),
+    "a weight of nothing": (TIES.replace("weight: 0.5", "weight: []"), "weight of"),
+    "a weight of dates": (TIES.replace("weight: 0.5", "weight: 2024-01-01"), "weight of"),
+    "a number as a key": (TIES + "1: 2\n", "unknown key 1"),
+    "NUL": (TIES.replace("{model: $b", '{model: "b\\0"'), "model 2"),
+    "a long name": (TIES.replace("{model: $b", f"{{model: {'b' * 5000}"), "bbb"),
+    "a long base": (TIES.replace("base_model: $base", f"base_model: {'b' * 5000}+"), "bbb"),
+    "mixture of experts": ("gate_mode: hidden\nexperts: []\nbase_model: base\n", "mixture of experts"),
+    "evolve": ("genome: {models: [a]}\ntasks: []\n", "evolutionary"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text, said", BROKEN.values(), ids=list(BROKEN))
+def test_no_traceback(here, tmp_path, text, said):
+    "Files that are no configuration are refused, with the file and the key."
+    message = refused(text, here, tmp_path)
+    assert said in message
+    assert "merge.yml" in message
