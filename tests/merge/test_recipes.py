@@ -172,3 +172,92 @@ def test_no_traceback(here, tmp_path, text, said):
     message = refused(text, here, tmp_path)
     assert said in message
     assert "merge.yml" in message
+
+
+SLERP = """
+merge_method: slerp
+base_model: $base
+models: [{model: $base}, {model: $a}]
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 0.3, 0.7, 1]
+    - filter: mlp
+      value: [1, 0.5, 0.7, 0.3, 0]
+    - value: 0.5
+dtype: float32
+"""
+
+VARIED = """
+merge_method: METHOD
+base_model: $base
+models:
+  - model: $a
+    parameters:
+      weight: [0.2, 1, 0.4]
+  - model: $b
+    parameters:
+      weight:
+        - {filter: mlp, value: [0.9, 0.1]}
+        - {filter: q_proj, value: 0.7}
+        - value: 0.3
+  - model: $c
+parameters:
+  weight:
+    - {filter: norm, value: 1e-1}
+    - {filter: "*", value: [0.5, 0.25, 0.75, 0.5, 1]}
+  OTHERS
+dtype: float32
+"""
+DENSITY = "density: [{filter: self_attn, value: [0.3, 0.9]}, {value: 0.6}]"
+LAMBDA = "lambda: [0.5, 1.5]"
+SWITCH = "normalize: [true, false, true]"
+
+
+def varied(method, *others):
+    "A file with weights that depend on the tensor, and more parameters."
+    return VARIED.replace("METHOD", method).replace("OTHERS", "\n  ".join(others))
+
+
+GRADIENTS = {
+    "slerp": SLERP,
+    "slerp of one list": SLERP.split("parameters:")[0] + "parameters: {t: [0, .5, .3, .7, 1]}\ndtype: float32\n",
+    "linear": varied("linear"),
+    "linear with a switch": varied("linear", SWITCH),
+    "task_arithmetic": varied("task_arithmetic", LAMBDA),
+    "ties": varied("ties", DENSITY, LAMBDA),
+    "ties with a switch": varied("ties", DENSITY, "normalize: [{filter: mlp, value: 0}]"),
+    "breadcrumbs": varied("breadcrumbs", DENSITY, "gamma: [0.01, 0.1]"),
+    "breadcrumbs_ties": varied("breadcrumbs_ties", DENSITY, "gamma: [0.01, 0.1]", LAMBDA),
+    "dare_linear of all": varied("dare_linear", LAMBDA),
+    "dare_ties of all": varied("dare_ties", LAMBDA),
+    "sce": "merge_method: sce\nbase_model: $base\nmodels: [{model: $a}, {model: $b}, {model: $c}]\n"
+    "parameters: {select_topk: [{filter: mlp, value: [0.1, 0.9]}, {value: 0.5}]}\ndtype: float32\n",
+}
+
+
+@BOTH
+@pytest.mark.parametrize("text", GRADIENTS.values(), ids=list(GRADIENTS))
+def test_gradients_and_filters(here, tmp_path, text):
+    "Values that change from layer to layer, and by the tensor's name, in every method that takes them."
+    equal(text, here, tmp_path)
+
+
+UNFIT = {
+    "no filter fits": (TIES.replace("weight: 0.5", "weight: [{filter: mlp, value: 1}]"), "no condition fits tensor"),
+    "a filter as a list": (TIES.replace("weight: 0.5", "weight: [{filter: [a], value: 1}]"), "filter: ['a'] is no text"),
+    "misspelt": (TIES.replace("weight: 0.5", "weight: [{fitler: mlp, value: 1}]"), "did you mean 'filter'?"),
+    "out of range": (TIES.replace("density: .6", "density: [.5, 1.5]"), "density must be in [0, 1]: got 1.5"),
+    "lambda": (TIES.replace("{density: .8}", "{lambda: [.5, .inf]}"), "lam must be a finite number"),
+    "a nested list": (TIES.replace("weight: 0.5", "weight: [[1, 2]]"), "[1, 2] is no number"),
+    "a mixed list": (TIES.replace("weight: 0.5", "weight: [1, {value: 2}]"), "stands between conditions"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text, said", UNFIT.values(), ids=list(UNFIT))
+def test_values_that_cannot_be(here, tmp_path, text, said):
+    "Gradients and filters are checked like single numbers."
+    message = refused(text, here, tmp_path)
+    assert said in message
+    assert "merge.yml" in message
