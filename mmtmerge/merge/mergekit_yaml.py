@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCALED', 'SHARED', 'REQUIRED', 'WHOLE', 'LAMBDA', 'KEYS', 'UNSUPPORTED', 'parameters_of', 'check_keys', 'one_number',
-           'numbers_of', 'conditions_of', 'setting', 'check_two_ends', 'base_and_experts', 'check_parameters',
-           'resolved', 'hyperparameters', 'read_config', 'check_writable', 'numbers_for', 'split_parameters',
-           'write_config']
+           'numbers_of', 'conditions_of', 'setting', 'check_two_ends', 'models_of_slices', 'base_and_experts',
+           'check_parameters', 'resolved', 'scopes_for', 'given_in', 'hyperparameters', 'read_config', 'check_writable',
+           'numbers_for', 'split_parameters', 'write_config']
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9d688c0a
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from .apply import Recipe
 from .by_tensor import ByTensor, Condition
 from .checkpoints import BASELESS, expert_names
 from .mergekit_file import dtype_at, listed_models, mapping_at, model_folder, read_yaml
+from .mergekit_slices import read_slices, scopes_of
 from .mergekit_tokenizer import check_chat_template, check_tokenizer_source
 from .registry import find_method
 from .task_vectors import require
@@ -51,10 +52,10 @@ def parameters_of(
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #f133c377
 KEYS = (
     "models", "merge_method", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "tokenizer",
-    "chat_template", "name",
+    "chat_template", "name", "slices",
 )
 UNSUPPORTED = {
-    "slices": "merging slices of layers", "modules": "merging modules separately",
+    "modules": "merging modules separately",
     "experts": "building a mixture of experts", "gate_mode": "building a mixture of experts",
     "genome": "an evolutionary search", "tasks": "an evolutionary search",
 }
@@ -69,7 +70,10 @@ def check_keys(
         require(key not in UNSUPPORTED, f"{file}: {key!r}: {UNSUPPORTED.get(key)} is not supported")
         require(key in KEYS, f"{file}: unknown key {key!r}: {nearest(key, KEYS)}")
     require("merge_method" in config, f"{file} names no merge_method")
-    require(isinstance(config.get("models"), list) and config["models"], f"{file} lists no models")
+    both = "models" in config and "slices" in config
+    require(not both, f"{file}: models and slices are both given")
+    listed = "slices" in config or isinstance(config.get("models"), list) and config["models"]
+    require(listed, f"{file} lists no models")
     method = config["merge_method"]
     known = nearest(method, SHARED)
     require(isinstance(method, str), f"{file}: merge_method: {method!r} is no name: {known}")
@@ -150,15 +154,33 @@ def check_two_ends(
     if method == "slerp":
         require(experts == 1, f"{where}: mergekit's slerp takes the base and one more model: got {experts} more")
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #f61a50d0
+def models_of_slices(
+    slices: list,    # of Slice
+) -> list:           # of (folder, its parameters in all slices together)
+    "The models of slices, in the order of the first one."
+    models = []
+    for folder in slices[0].own:
+        own = {}
+        for piece in slices:
+            own |= piece.own[folder]
+        models.append((folder, own))
+    return models
+
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #5ef6339d
 def base_and_experts(
     config: dict,
     file: Path,
 ) -> tuple:         # (folder of the base, [(folder, parameters)] of the experts)
     "Base and experts of a configuration. Raises UserError if one of them is missing."
-    method, models = config["merge_method"], listed_models(config, file)
-    given = config.get("base_model")
+    method, given = config["merge_method"], config.get("base_model")
     base = model_folder(given, f"{file}: base_model") if given is not None else None
+    if "slices" in config:
+        models = models_of_slices(config["slices"])
+        listed = base is None or base in dict(models)
+        require(listed, f"{file}: slices: the base {base} is no source, which mergekit asks for")
+    else:
+        models = listed_models(config, file)
     require(base or method in BASELESS, f"{file}: {method} needs a base_model")
     if method not in BASELESS:
         models = [(folder, own) for folder, own in models if folder != base]
@@ -176,6 +198,8 @@ def check_parameters(
 ):
     "Raises UserError if a parameter is unknown, in the wrong place, or missing where mergekit has no default."
     method, shared = config["merge_method"], mapping_at(config.get("parameters"), f"{file}: parameters")
+    for piece in config.get("slices") or []:
+        shared = shared | piece.shared
     known = parameters_of(method)
     for key in shared:
         require(key in known, f"{file}: {method} has no parameter {key!r}: {nearest(key, known)}")
@@ -192,17 +216,36 @@ def check_parameters(
 def resolved(
     key: str,            # name of a parameter
     parameter,           # as in a signature: its default and its annotation
-    scopes: list,        # of mappings that may hold it, the first that fits counts
+    scopes: list,        # of (mapping that may hold it, range of layers or None): the first that fits counts
     where: str,          # for messages: file and parameter
 ):                       # a number, or ByTensor
     "A parameter from all places that may give it. Raises UserError if one is no number."
     conditions = []
-    for scope in scopes:
-        if key in scope:
-            conditions += conditions_of(scope[key], where)
+    for parameters, layers in scopes:
+        if key in parameters:
+            conditions += [replace(one, layers=layers) for one in conditions_of(parameters[key], where)]
     if parameter.default is not Parameter.empty:
         conditions.append(Condition((parameter.default,)))
     return setting(conditions, parameter.annotation, where)
+
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #3440e4d1
+def scopes_for(
+    config: dict,
+    folder: str,     # of a model; None: of parameters that are one for all models
+    own: dict,       # parameters of this model
+) -> list:           # of (mapping, range of layers or None)
+    "Where a parameter may stand, nearest first."
+    shared = config.get("parameters") or {}
+    if "slices" in config:
+        return scopes_of(config["slices"], folder, shared)
+    return [(own, None), (shared, None)]
+
+def given_in(
+    scopes: list,    # of (mapping, range of layers or None)
+    key: str,
+) -> bool:
+    "Whether a parameter is given anywhere."
+    return any(key in parameters for parameters, _ in scopes)
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #5d6acd26
 def hyperparameters(
@@ -211,14 +254,15 @@ def hyperparameters(
     file: Path,
 ) -> dict:            # name -> a number or ByTensor, or a list with one for each expert
     "Parameters of a configuration as hyper-parameters, lambda among them. Raises UserError if one is no number."
-    shared, hyper = config.get("parameters") or {}, {}
+    hyper, for_all = {}, scopes_for(config, None, {})
+    scopes = {folder: scopes_for(config, folder, own) for folder, own in experts}
     for key, parameter in parameters_of(config["merge_method"]).items():
         if key in WHOLE:
-            if key in shared:
-                hyper[key] = resolved(key, parameter, [shared], f"{file}: {key}")
-        elif key in shared or any(key in own for _, own in experts):
-            hyper[key] = [resolved(key, parameter, [own, shared], f"{file}: {key} of {folder}")
-                          for folder, own in experts]
+            if given_in(for_all, key):
+                hyper[key] = resolved(key, parameter, for_all, f"{file}: {key}")
+        elif any(given_in(places, key) for places in scopes.values()):
+            hyper[key] = [resolved(key, parameter, places, f"{file}: {key} of {folder}")
+                          for folder, places in scopes.items()]
     return hyper
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #10a3fb2b
@@ -229,6 +273,8 @@ def read_config(
     file = Path(file)
     config = read_yaml(file)
     check_keys(config, file)
+    if "slices" in config:
+        config["slices"] = read_slices(config, file)
     base, experts = base_and_experts(config, file)
     check_parameters(config, experts, file)
     hyper = hyperparameters(config, experts, file)

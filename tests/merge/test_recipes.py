@@ -261,3 +261,70 @@ def test_values_that_cannot_be(here, tmp_path, text, said):
     message = refused(text, here, tmp_path)
     assert said in message
     assert "merge.yml" in message
+
+
+def sliced(method, ranges, models, *more, own=()):
+    "A file of slices: the same models in each, or those of one slice after the other."
+    slices = []
+    for number, layers in enumerate(ranges):
+        entry = {"sources": [{"model": model, "layer_range": layers} for model in models]}
+        slices.append(entry | (own[number] if own else {}))
+    head = {"merge_method": method, "base_model": "$base", "slices": slices, "dtype": "float32"}
+    return yaml.safe_dump(head) + "\n".join(more)
+
+
+T = "parameters: {t: [{filter: self_attn, value: [0, .5, .3, .7, 1]}, {filter: mlp, value: [1, 0]}, {value: .5}]}"
+HALVES, TWO = [[0, 2], [2, 4]], ["$base", "$a"]
+SLICES = {
+    "slerp": sliced("slerp", [[0, 4]], TWO, T),
+    "slerp, base second": sliced("slerp", [[0, 4]], TWO[::-1], T),
+    "slerp in halves": sliced("slerp", HALVES, TWO, T),
+    "slerp, a value for each": sliced(
+        "slerp", HALVES, TWO, own=[{"parameters": {"t": 0.2}}, {"parameters": {"t": [0.4, 0.9]}}]
+    ),
+    "uneven": sliced("slerp", [[0, 1], [1, 4]], TWO, T),
+    "ties": sliced("ties", HALVES, ["$base", "$a", "$b"], "parameters: {weight: [.2, .9], density: .5}"),
+    "linear": sliced("linear", HALVES, ["$base", "$a", "$b"], "parameters: {weight: [.2, .9]}"),
+    "own parameters": """
+slices:
+  - sources:
+      - {model: $base, layer_range: [0, 4]}
+      - {model: $a, layer_range: [0, 4], parameters: {weight: [{filter: mlp, value: 0.9}]}}
+      - {model: $b, layer_range: [0, 4], parameters: {weight: [0.1, 0.8]}}
+    parameters: {weight: [{filter: norm, value: 0.3}], density: 0.7}
+merge_method: ties
+base_model: $base
+parameters: {weight: 0.5}
+dtype: float32
+""",
+}
+
+
+@BOTH
+@pytest.mark.parametrize("text", SLICES.values(), ids=list(SLICES))
+def test_slices_that_are_a_plain_merge(here, tmp_path, text):
+    "Slices that cover equal models once, in order."
+    equal(text, here, tmp_path)
+
+
+UNSLICED = {
+    "a gap": (sliced("slerp", [[0, 1], [2, 4]], TWO, T), "slice 2: layer_range"),
+    "twice": (sliced("slerp", [[0, 4], [0, 4]], TWO, T), "slice 2: layer_range"),
+    "short": (sliced("slerp", [[0, 3]], TWO, T), "another depth"),
+    "no range": (sliced("slerp", [None], TWO, T), "slice 1, source 1: layer_range"),
+    "no base": (sliced("ties", [[0, 4]], ["$a", "$b"], "parameters: {weight: 1}"), "the base"),
+    "passthrough": (sliced("passthrough", [[0, 4]], ["$a"]), "passthrough"),
+    "no list": ("merge_method: slerp\nbase_model: $base\nslices: {sources: []}\n", "slices"),
+    "empty": ("merge_method: slerp\nbase_model: $base\nslices: []\n", "slices"),
+    "both": (TIES + "slices: []\n", "models and slices"),
+    "modules": ("merge_method: slerp\nbase_model: $base\nmodules: {default: {}}\n", "modules"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text, said", UNSLICED.values(), ids=list(UNSLICED))
+def test_slices_that_are_not(here, tmp_path, text, said):
+    "Other slices are refused by name."
+    message = refused(text, here, tmp_path)
+    assert said in message
+    assert "merge.yml" in message
