@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import UserError
 from .checkpoint_checks import chat_template, check_tokenizers, tokenizer_file
 from .checkpoint_reader import Checkpoint
-from .mergekit_file import check_entry, model_folder
+from .mergekit_file import model_folder
 from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #b2ae70ad
