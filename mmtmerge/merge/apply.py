@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core import UserError
 from . import kernels
+from .by_tensor import ByTensor, by_tensor, layer_counts, value_at
 from .registry import PER_EXPERT, check_hyper, find_method
 from .task_vectors import TaskVectors, array_block, check_finite, check_shapes, embedding_names
 from .task_vectors import flat_array, headers, named, one_each, require
@@ -59,6 +60,10 @@ def check_scale(
     lam,    # scale of the merged task vector
 ):
     "Raises UserError if the scale is not a number that float32 can hold."
+    if isinstance(lam, ByTensor):
+        for scale in lam.numbers:
+            check_scale(scale)
+        return
     number = isinstance(lam, (int, float)) and not isinstance(lam, bool)
     if not number or not abs(lam) <= torch.finfo(torch.float32).max:
         raise UserError(f"lam must be a finite number: got {lam!r}")
@@ -81,6 +86,20 @@ class Recipe:
         if self.embeddings not in ("base", "merge", None):
             raise UserError(f"embeddings={self.embeddings!r} is neither 'base' nor 'merge'")
         self.embeddings = self.embeddings or self.definition.embeddings
+        whole = self.definition.prepare and any(map(by_tensor, self.hyper.values()))
+        require(not whole, f"{self.method} needs statistics of whole models: its values are the same for all tensors")
+
+    @property
+    def by_tensor(self):
+        "Whether a hyper-parameter or the scale depends on the tensor."
+        return any(map(by_tensor, [*self.hyper.values(), self.lam]))
+
+    def at(self, name, counts):
+        "(hyper-parameters, scale) for a tensor, given `layer_counts`. Raises UserError if one has no value there."
+        if not self.by_tensor:
+            return self.hyper, self.lam
+        hyper = {key: value_at(value, name, counts) for key, value in self.hyper.items()}
+        return hyper, value_at(self.lam, name, counts)
 
     def task_vectors(self, base, experts, threads=1):
         "The task vectors that this recipe merges. Raises UserError if base and experts do not suit the method."
@@ -113,9 +132,12 @@ def merged_task_vectors(
         with torch.no_grad():
             given = [statistics if statistics is not None else prepare(recipe, task_vectors)]
 
+    counts = layer_counts(headers(task_vectors.base))
+
     def merge(parameter):
+        hyper, _ = recipe.at(parameter.name, counts)
         with torch.no_grad():
-            merged = definition.f(parameter, *given, **recipe.hyper)
+            merged = definition.f(parameter, *given, **hyper)
             return then(parameter, merged) if then else merged
 
     yield from task_vectors.each(merge)
@@ -229,11 +251,12 @@ def merge_state_dicts(
     twice = tied(base)
     check_tied(twice, experts)
     once = {name: t for name, t in base.items() if name not in twice} if twice else base
-    merged = {}
+    merged, counts = {}, layer_counts(base)
     for name, update in merged_task_vectors(recipe, recipe.task_vectors(once, experts, threads)):
+        _, scale = recipe.at(name, counts)
         origin = base[name].detach()
         out = torch.empty(origin.shape, dtype=dtype or origin.dtype, device=origin.device)
-        merged[name] = apply_to_tensor(out, origin, update, lam)
+        merged[name] = apply_to_tensor(out, origin, update, scale)
     for name in once:
         if name not in merged:
             merged[name] = copy_of_base(name, base, experts, dtype)

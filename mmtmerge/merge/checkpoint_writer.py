@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
+from .by_tensor import layer_counts
 from .checkpoint_reader import TYPES, Checkpoint
 from .task_vectors import TaskVectors, finite, require
 
@@ -236,7 +237,7 @@ def write_merge(
     "Stream a merge into a folder: shards and their index. Raises UserError if values do not fit."
     tensors = tensors_to_write(base, dtype)
     task_vectors = recipe.task_vectors(base, experts, threads)
-    models = [base, *experts.values()]
+    models, counts = [base, *experts.values()], layer_counts(tensors)
     writer = ShardWriter(folder, tensors, shard_bytes)
 
     def finish(parameter, update):
@@ -244,7 +245,8 @@ def write_merge(
         for tensor, checkpoint in zip([parameter.base, *parameter.experts], models):
             check_read(name, tensor, checkpoint)
         shape, kind = tensors[name]
-        result = apply_to_tensor(torch.empty(shape, dtype=kind), parameter.base, update, recipe.lam)
+        _, scale = recipe.at(name, counts)
+        result = apply_to_tensor(torch.empty(shape, dtype=kind), parameter.base, update, scale)
         check_result(name, result)
         writer.put(name, result)
 

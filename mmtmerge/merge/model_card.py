@@ -17,6 +17,7 @@ import xxhash
 
 from .. import __version__
 from .apply import Recipe
+from .by_tensor import ByTensor
 from .checkpoint_reader import Checkpoint
 
 # %% ../../nbs/lib/merge/model_card.ipynb #d2ff90fc
@@ -82,7 +83,7 @@ def in_words(
     inside = list(leaves(value))
     tensors = sorted(((path, x) for path, x in inside if isinstance(x, torch.Tensor)), key=lambda item: item[0])
     if not tensors:
-        plain = all(isinstance(x, (int, float, str)) for _, x in inside)
+        plain = all(isinstance(x, (int, float, str, ByTensor)) for _, x in inside)
         return value if plain else type(value).__name__
     digest = xxhash.xxh3_128()
     for path, tensor in tensors:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args, get_origin
 
 from ..core import UserError, nearest
+from .by_tensor import ByTensor
 
 # %% ../../nbs/lib/merge/registry.ipynb #1383a5f2
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def check_numbers(label, name, value, kind, allowed):
         raise UserError(f"{label} takes one number, the same for all experts: got {value!r}")
     numbers = value.values() if isinstance(value, Mapping) else value
     for number in numbers:
-        check_number(label, number, kind, allowed)
+        for one in number.numbers if isinstance(number, ByTensor) else [number]:
+            check_number(label, one, kind, allowed)
 
 # %% ../../nbs/lib/merge/registry.ipynb #a1135293
 def check_value(
@@ -153,6 +155,10 @@ def check_value(
     annotation,      # of the method's signature: int, float, one with a range, bool, Literal, Callable, or none
 ):
     "Raises UserError if a hyper-parameter's annotation excludes the value."
+    if isinstance(value, ByTensor):
+        for number in value.numbers:
+            check_value(label, name, number, annotation)
+        return
     kind, allowed = annotation, None
     if get_origin(annotation) is Annotated:
         kind, allowed = get_args(annotation)
