@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def save(path: Path):
 
 def differences(path: Path) -> list:
     "Where a notebook shows something else than what is stored in it, as readable differences."
+    started = time.process_time()
     stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
     found = []
     for number, (old, new) in enumerate(zip(stored, execute(path))):

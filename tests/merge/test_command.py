@@ -128,24 +128,3 @@ def test_process(models):
         and done.stderr.startswith("error: unknown merging method 'iso_d': did you mean 'iso_c'?")
         and done.stderr.count("\n") == 1
     )
-
-
-@pytest.mark.parametrize("config", [False, True])
-def test_inputs_are_asked_of_the_disk_first(merge, models, monkeypatch, config):
-    "Every file of base and experts is, whole, before libraries are loaded; what is too large for memory is not."
-    asked = []
-    monkeypatch.setattr(cli, "_ask_for", asked.extend)
-    recipe = Recipe("task_arithmetic", dict(weight=1.0), 0.3, "mergekit")
-    (models / "merge.yml").write_text(write_config(recipe, "base", {"a": "a", "b": "b"}, "float32"))
-    args = ["--config", "merge.yml"] if config else ["--method", "task_arithmetic", "--lam", ".3", *BOTH]
-    assert merge(*args, "--out", "out/one")[0] == 0
-    assert (
-        sorted(map(str, asked))
-        == sorted(
-            str(f.relative_to(models)) for who in ("base", "a", "b") for f in (models / who).glob("*.safetensors")
-        )
-        and asked
-    )
-    asked.clear()
-    monkeypatch.setattr(cli.os, "sysconf", lambda what: 1)
-    assert merge(*args, "--out", "out/two")[0] == 0 and not asked
