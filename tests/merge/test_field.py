@@ -1,0 +1,109 @@
+"Checkpoints as users bring them: other spellings, defaults left out, buffers, wrappers and files beside the weights."
+
+import json
+
+import pytest
+import torch
+from models_on_disk import put
+from safetensors.torch import save_file
+
+from mmtmerge.core import UserError
+from mmtmerge.merge.checkpoint_checks import check_config
+from mmtmerge.merge.checkpoint_reader import Checkpoint
+
+SMALL = dict(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+)
+
+
+def save(folder, config, tensors=None):
+    "A checkpoint folder; of one small tensor if none are given."
+    folder.mkdir()
+    stored = tensors or {"model.norm.weight": torch.ones(2)}
+    save_file({name: t.contiguous() for name, t in stored.items()}, folder / "model.safetensors", {"format": "pt"})
+    put(folder / "config.json", json.dumps(config))
+    return folder
+
+
+def compare(tmp_path, base, expert):
+    "Compare two configurations as a merge does."
+    folders = [save(tmp_path / who, SMALL | config) for who, config in (("base", base), ("expert", expert))]
+    check_config(*map(Checkpoint, folders))
+
+
+LLAMA, QWEN = dict(model_type="llama"), dict(model_type="qwen2")
+LINEAR = dict(factor=4.0, rope_type="linear")
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)
+GEMMA = dict(model_type="gemma3", text_config=dict(SMALL, model_type="gemma3_text", sliding_window=16))
+
+
+def inner(**more):
+    return GEMMA | dict(text_config=GEMMA["text_config"] | more)
+
+
+@pytest.mark.parametrize(
+    "base, expert",
+    [
+        (LLAMA | dict(rope_theta=1e6), LLAMA | dict(rope_parameters=dict(rope_theta=1000000, rope_type="default"))),
+        (LLAMA, LLAMA | dict(rope_theta=1e4, rope_scaling=None)),
+        (LLAMA | dict(rope_scaling=dict(type="linear", factor=4.0)), LLAMA | dict(rope_scaling=LINEAR)),
+        (LLAMA | dict(rope_scaling=YARN), LLAMA | dict(rope_scaling=YARN | dict(beta_fast=32, beta_slow=1))),
+        (QWEN | dict(sliding_window=131072), QWEN | dict(sliding_window=32768, use_sliding_window=False)),
+        (dict(model_type="gpt_neox"), dict(model_type="gpt_neox", rotary_pct=0.25)),
+        (GEMMA, inner(rope_theta=1e6, rope_local_base_freq=1e4)),
+        (dict(model_type="own"), dict(model_type="own", rope_parameters=dict(rope_theta=5), rms_norm_eps=1)),
+        (LLAMA, LLAMA | dict(attention_dropout=0.1, eos_token_id=5, unknown_to_all=3)),
+    ],
+)
+def test_equal_in_other_words(tmp_path, base, expert):
+    compare(tmp_path, base, expert)
+
+
+@pytest.mark.parametrize(
+    "base, expert, words",
+    [
+        (
+            LLAMA | dict(rope_theta=1e4),
+            LLAMA | dict(rope_parameters=dict(rope_theta=1e6, rope_type="default")),
+            "rope_theta=1000000.0, the base has 10000.0",
+        ),
+        (LLAMA, LLAMA | dict(rope_theta=1e6), "rope_theta=1000000.0, the base has 10000.0"),
+        (
+            LLAMA | dict(rope_scaling=None),
+            LLAMA | dict(rope_scaling=LINEAR),
+            "rope_type='linear', the base has 'default'",
+        ),
+        (
+            LLAMA | dict(rope_scaling=YARN),
+            LLAMA | dict(rope_scaling=YARN | dict(factor=8.0)),
+            "factor=8.0, the base has 4.0",
+        ),
+        (
+            GEMMA,
+            inner(sliding_window=4, layer_types=["sliding_attention"] * 2),
+            "text_config.sliding_window=4, the base has 16",
+        ),
+        (GEMMA, inner(query_pre_attn_scalar=99), "text_config.query_pre_attn_scalar=99, the base has 256"),
+        (GEMMA, inner(rope_local_base_freq=5e4), "sliding_attention.rope_theta=50000.0, the base has 10000.0"),
+        (
+            dict(model_type="mistral"),
+            dict(model_type="mistral", sliding_window=None),
+            "sliding_window=None, the base has 4096",
+        ),
+        (
+            dict(model_type="gpt_neox"),
+            dict(model_type="gpt_neox", rotary_pct=1.0),
+            "partial_rotary_factor=1.0, the base has 0.25",
+        ),
+    ],
+)
+def test_other_meaning(tmp_path, base, expert, words):
+    with pytest.raises(UserError) as refusal:
+        compare(tmp_path, base, expert)
+    assert words in str(refusal.value) and "expert/config.json" in str(refusal.value)
