@@ -233,6 +233,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'mmtmerge/merge/checkpoint_config.py'),
                                                   'mmtmerge.merge.checkpoint_config.flat': ( 'lib/merge/checkpoint_config.html#flat',
                                                                                              'mmtmerge/merge/checkpoint_config.py'),
+                                                  'mmtmerge.merge.checkpoint_config.is_tied': ( 'lib/merge/checkpoint_config.html#is_tied',
+                                                                                                'mmtmerge/merge/checkpoint_config.py'),
                                                   'mmtmerge.merge.checkpoint_config.meaning': ( 'lib/merge/checkpoint_config.html#meaning',
                                                                                                 'mmtmerge/merge/checkpoint_config.py'),
                                                   'mmtmerge.merge.checkpoint_config.read_config': ( 'lib/merge/checkpoint_config.html#read_config',

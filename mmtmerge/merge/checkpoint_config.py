@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'CONFIG_KEYS', 'SAID_ELSEWHERE', 'NULL_IS_OFF', 'WITHOUT_EFFECT',
-           'read_config', 'rope_values', 'used_window', 'flat', 'meaning', 'both_meanings', 'difference']
+           'read_config', 'is_tied', 'rope_values', 'used_window', 'flat', 'meaning', 'both_meanings', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
 import json
@@ -24,6 +24,16 @@ def read_config(
         return None
     finally:
         logging.set_verbosity(level)
+
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #04aede6b
+def is_tied(
+    written: dict,     # the content of a config.json
+) -> bool:
+    "Whether the head of a model is its embeddings."
+    said = written.get("tie_word_embeddings")
+    if said is not None:
+        return bool(said)
+    return bool(getattr(read_config(written), "tie_word_embeddings", False))
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #3eba228d
 ROPE_USES = {"default": (), "linear": ("factor",), "dynamic": ("factor", "original_max_position_embeddings")}

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from models_on_disk import put
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mmtmerge.core import UserError
 from mmtmerge.merge.checkpoint_checks import check_config
 from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.checkpoints import merge_checkpoints
 
 SMALL = dict(
     vocab_size=64,
@@ -107,3 +108,56 @@ def test_other_meaning(tmp_path, base, expert, words):
     with pytest.raises(UserError) as refusal:
         compare(tmp_path, base, expert)
     assert words in str(refusal.value) and "expert/config.json" in str(refusal.value)
+
+
+HEAD, EMBED = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def tiny(folder, kind, **more):
+    "A random model of an architecture as Transformers saves it: (configuration, tensors)."
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | more))
+    model.save_pretrained(folder)
+    return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+
+
+def moved(tensors, seed):
+    "Weights a small step away."
+    g = torch.Generator().manual_seed(seed)
+    return {
+        name: t + 0.01 * torch.randn(t.shape, generator=g) if t.is_floating_point() else t
+        for name, t in tensors.items()
+    }
+
+
+def merge(base, *experts, out="out", **more):
+    kinds = dict(method="task_arithmetic", weight=0.5, preset="mergekit", threads=1, progress=False)
+    return merge_checkpoints(base, list(experts), base.parent / out, **kinds | more)
+
+
+@pytest.mark.parametrize(
+    "kind, head, embeddings",
+    [("gemma3_text", HEAD, EMBED), ("gemma", HEAD, EMBED), ("gpt2", HEAD, "transformer.wte.weight")],
+)
+def test_tied_by_default(tmp_path, kind, head, embeddings):
+    "A configuration that does not say tied, of an architecture that is."
+    config, tensors = tiny(tmp_path / "made", kind, head_dim=8)
+    config.pop("tie_word_embeddings", None)
+    base = save(tmp_path / "base", config, tensors)
+    first, second = moved(tensors, 1), moved(tensors, 2)
+    a = save(tmp_path / "a", config, first | {head: first[embeddings].clone()})
+    b = save(tmp_path / "b", config, second)
+    assert head not in load_file(merge(base, a, b) / "model.safetensors")
+    other = save(tmp_path / "other", config, first | {head: first[embeddings] + 1})
+    with pytest.raises(UserError, match="default ties the head to the embeddings, but .* is stored with other values"):
+        merge(base, other, b, out="refused")
+
+
+def test_untied_by_default(tmp_path):
+    "An architecture that is not tied keeps its head."
+    config, tensors = tiny(tmp_path / "made", "llama")
+    config.pop("tie_word_embeddings", None)
+    base, a = save(tmp_path / "base", config, tensors), save(tmp_path / "a", config, moved(tensors, 1))
+    assert HEAD in load_file(merge(base, a) / "model.safetensors")
