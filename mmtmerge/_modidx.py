@@ -265,6 +265,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.copied_heads': ( 'lib/merge/checkpoint_reader.html#copied_heads',
                                                                                                      'mmtmerge/merge/checkpoint_reader.py'),
+                                                  'mmtmerge.merge.checkpoint_reader.is_recomputed': ( 'lib/merge/checkpoint_reader.html#is_recomputed',
+                                                                                                      'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.map_tensor': ( 'lib/merge/checkpoint_reader.html#map_tensor',
                                                                                                    'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.read_ahead': ( 'lib/merge/checkpoint_reader.html#read_ahead',

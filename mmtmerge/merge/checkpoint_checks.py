@@ -18,7 +18,7 @@ import xxhash
 
 from ..core import UserError, cache_dir, read_json, write_json
 from .checkpoint_config import difference
-from .checkpoint_reader import Checkpoint, read_object
+from .checkpoint_reader import Checkpoint, is_recomputed, read_object
 from .task_vectors import check_shapes, require
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #77eaa209
@@ -207,7 +207,8 @@ def refuse_report(
 ):
     "Raises UserError if a checkpoint does not load whole."
     not_its_own = "the base's config.json is not its own"
-    for name in sorted(report["missing_keys"]):
+    missing = [name for name in report["missing_keys"] if not is_recomputed(name, ())]
+    for name in sorted(missing):
         raise UserError(
             f"{called}: Transformers expects a tensor {name!r} that the base does not have: "
             "the base is not whole, or its config.json is not its own")

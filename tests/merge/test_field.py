@@ -161,3 +161,32 @@ def test_untied_by_default(tmp_path):
     config.pop("tie_word_embeddings", None)
     base, a = save(tmp_path / "base", config, tensors), save(tmp_path / "a", config, moved(tensors, 1))
     assert HEAD in load_file(merge(base, a) / "model.safetensors")
+
+
+BUFFERS = [
+    ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
+    ("gpt2", "transformer.h.0.attn.bias", torch.ones(1, 1, 64, 64).bool()),
+    ("gpt2", "transformer.h.1.attn.masked_bias", torch.tensor(-1e4)),
+    ("llama", "model.embeddings.position_ids", torch.arange(64)[None]),
+    ("gpt_neox", "gpt_neox.layers.0.attention.bias", torch.ones(1, 1, 64, 64).byte()),
+]
+
+
+@pytest.mark.parametrize("kind, name, buffer", BUFFERS)
+def test_buffers_are_no_weights(tmp_path, kind, name, buffer):
+    "A buffer on one side, or another one on each, changes nothing and is not written."
+    config, tensors = tiny(tmp_path / "made", kind)
+    extra = {name: buffer}
+    base, with_buffer = save(tmp_path / "base", config, tensors), save(tmp_path / "old", config, tensors | extra)
+    other = {name: torch.zeros_like(buffer)}
+    a, b = (save(tmp_path / who, config, moved(tensors, 1) | more) for who, more in (("a", {}), ("b", other)))
+    plain = load_file(merge(base, a) / "model.safetensors")
+    for out, models in {"right": (base, b), "left": (with_buffer, a), "both": (with_buffer, b)}.items():
+        merged = load_file(merge(*models, out=out) / "model.safetensors")
+        assert name not in merged and merged.keys() == plain.keys()
+        assert all(torch.equal(merged[key], plain[key]) for key in plain)
+
+
+def test_a_weight_called_bias_is_merged(tmp_path):
+    folder = save(tmp_path / "own", LLAMA, {"h.0.attn.bias": torch.ones(3), "my_position_ids": torch.ones(2)})
+    assert set(Checkpoint(folder)) == {"h.0.attn.bias", "my_position_ids"}
