@@ -50,7 +50,9 @@ def check_folder(
 ):
     "Raises UserError if this is no folder, or holds a LoRA adapter instead of a model."
     require(folder.is_dir(), f"{folder} is no folder: give the folder of a Hugging Face checkpoint")
-    adapter = (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+    weights = [p for pattern in ("*.safetensors", "*.bin") for p in folder.glob(pattern)]
+    whole = (folder / "config.json").exists() and any(not p.name.startswith("adapter_") for p in weights)
+    adapter = (folder / "adapter_config.json").exists() and not whole
     require(not adapter, f"{folder} holds an adapter, not a model: "
                          "merge it into its base (peft: merge_and_unload) and save that")
 

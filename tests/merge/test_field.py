@@ -190,3 +190,51 @@ def test_buffers_are_no_weights(tmp_path, kind, name, buffer):
 def test_a_weight_called_bias_is_merged(tmp_path):
     folder = save(tmp_path / "own", LLAMA, {"h.0.attn.bias": torch.ones(3), "my_position_ids": torch.ones(2)})
     assert set(Checkpoint(folder)) == {"h.0.attn.bias", "my_position_ids"}
+
+
+def renamed(tensors, change):
+    return {change(name): t for name, t in tensors.items()}
+
+
+def packed(tensors, end):
+    "The projections as quantizers store them."
+    changed = {name: t for name, t in tensors.items() if "q_proj.weight" not in name}
+    for i in range(2):
+        changed[f"model.layers.{i}.self_attn.q_proj.{end}"] = torch.zeros(4, 32, dtype=torch.int32)
+    return changed
+
+
+MISLEADING = {
+    "gptq": (lambda t: packed(t, "qweight"), dict(quantization_config=dict(quant_method="gptq")), "is quantized.*gptq"),
+    "awq": (lambda t: packed(t, "qzeros"), dict(quantization_config=dict(quant_method="awq")), "is quantized.*awq"),
+    "unsaid": (lambda t: packed(t, "qweight"), {}, "is quantized, as its tensor .*qweight"),
+    "compiled": (lambda t: renamed(t, "_orig_mod.{}".format), {}, "has the prefix '_orig_mod.'"),
+    "inside": (
+        lambda t: renamed(t, lambda n: n.replace("0.mlp", "0._orig_mod.mlp")),
+        {},
+        "has the prefix '_orig_mod.'",
+    ),
+    "parallel": (lambda t: renamed(t, "module.{}".format), {}, "has the prefix 'module.'"),
+    "peft": (lambda t: renamed(t, "base_model.model.{}".format), {}, "has the prefix 'base_model.model.'"),
+    "unmerged": (lambda t: t | {"model.q_proj.lora_A.weight": torch.ones(2, 2)}, {}, "holds an adapter, as its tensor"),
+    "larger": (lambda t: renamed(t, "language_model.{}".format), {}, "remove the prefix 'language_model.'"),
+}
+
+
+@pytest.mark.parametrize("who", MISLEADING)
+def test_the_cause_is_named(tmp_path, who):
+    change, more, words = MISLEADING[who]
+    config, tensors = tiny(tmp_path / "made", "qwen2")
+    base, expert = save(tmp_path / "base", config, tensors), save(tmp_path / who, config | more, change(tensors))
+    with pytest.raises(UserError, match=f"{who}.*{words}"):
+        merge(base, expert)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_adapter_with_a_configuration(tmp_path, file):
+    lora = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(4, 32)}
+    folder = save(tmp_path / "lora", LLAMA, lora)
+    (folder / "model.safetensors").rename(folder / file)
+    put(folder / "adapter_config.json", '{"peft_type": "LORA"}')
+    with pytest.raises(UserError, match="lora holds an adapter, not a model"):
+        Checkpoint(folder)
