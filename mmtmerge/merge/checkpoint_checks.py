@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUANTIZED', 'ADAPTERS', 'WRAPPERS', 'TOKENIZERS', 'SAME_TOKENIZER', 'wrapper_in', 'check_plain', 'check_prefix',
-           'check_config', 'check_types', 'tokenizer_file', 'vocabulary', 'tokenizer_parts', 'check_tokenizer',
-           'chat_template', 'check_tokenizers', 'check_compatible', 'quiet_transformers', 'load_without_weights',
-           'refuse_report', 'digest_of_headers', 'check_loads', 'check_written']
+           'check_config', 'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary', 'tokenizer_parts',
+           'check_tokenizer', 'chat_template', 'check_tokenizers', 'check_compatible', 'quiet_transformers',
+           'load_without_weights', 'refuse_report', 'digest_of_headers', 'check_loads', 'check_written']
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #47a317e4
 import contextlib
@@ -102,13 +102,25 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
 def tokenizer_file(
     checkpoint: Checkpoint,
-) -> tuple:                  # (Path, its bytes); (None, None) without one
+    other: Checkpoint = None,    # whose files go first where it has them too
+) -> tuple:                      # (Path, its bytes); (None, None) without one
     "The file that holds a checkpoint's vocabulary."
-    for name in TOKENIZERS:
+    names = [name for name in TOKENIZERS if (checkpoint.folder / name).exists()]
+    shared = [name for name in names if other and (other.folder / name).exists()]
+    for name in shared or names:
         file = checkpoint.folder / name
-        if file.exists():
-            return file, file.read_bytes()
+        return file, file.read_bytes()
     return None, None
+
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #903c93da
+def added_tokens(
+    folder: Path,
+) -> dict:           # token -> number
+    "The tokens that were added to a `vocab.json`."
+    separate, config = folder / "added_tokens.json", folder / "tokenizer_config.json"
+    tokens = read_object(separate) if separate.exists() else {}
+    numbered = read_object(config).get("added_tokens_decoder") or {} if config.exists() else {}
+    return tokens | {token["content"]: int(number) for number, token in numbered.items()}
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #13a33cad
 def vocabulary(
@@ -117,7 +129,7 @@ def vocabulary(
 ) -> dict:             # token -> number
     "The vocabulary of a tokenizer, added tokens included."
     if file.name != "tokenizer.json":
-        return content
+        return content | added_tokens(file.parent)
     tokens = content["model"]["vocab"]
     if isinstance(tokens, list):    # Unigram: pairs of token and score, in order
         tokens = {token: i for i, (token, _) in enumerate(tokens)}
@@ -180,16 +192,17 @@ def check_tokenizers(
     compare: bool,
 ) -> dict:              # {'tokenizer': which were not compared}, empty if all were
     "Raises UserError if an expert's tokenizer is not the base's."
-    file, ours = tokenizer_file(base)
     not_compared = []
     for who, expert in experts.items():
-        other, theirs = tokenizer_file(expert)
+        file, ours = tokenizer_file(base, expert)
+        other, theirs = tokenizer_file(expert, base)
         if file is None or other is None or not compare:
             not_compared.append(who)
         else:
             check_tokenizer(file, ours, other, theirs)
     if not not_compared:
         return {}
+    file, _ = tokenizer_file(base)
     return {"tokenizer": f"{file.name if file else 'none'}, not compared with {', '.join(not_compared)}"}
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #a3a3c693

@@ -8,7 +8,7 @@ from models_on_disk import put
 from safetensors.torch import load_file, save_file
 
 from mmtmerge.core import UserError
-from mmtmerge.merge.checkpoint_checks import check_config
+from mmtmerge.merge.checkpoint_checks import check_config, check_tokenizers
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.checkpoints import merge_checkpoints
 
@@ -238,3 +238,51 @@ def test_adapter_with_a_configuration(tmp_path, file):
     put(folder / "adapter_config.json", '{"peft_type": "LORA"}')
     with pytest.raises(UserError, match="lora holds an adapter, not a model"):
         Checkpoint(folder)
+
+
+def bpe(**more):
+    "A tokenizer.json of three tokens."
+    return json.dumps(dict(version="1.0", model=dict(type="BPE", vocab=dict(a=0, b=1, ab=2), merges=["a b"])) | more)
+
+
+VOCAB, MORE = '{"a": 0, "b": 1, "ab": 2}', '{"</s>": 3}'
+ADDED = dict(id=3, content="</s>", special=True, single_word=False, lstrip=False, rstrip=False, normalized=False)
+SAME_TOKENIZERS = {
+    "one file of two": ({"tokenizer.json": bpe(), "tokenizer.model": "pieces"}, {"tokenizer.model": "pieces"}),
+    "the other of two": ({"spiece.model": "pieces"}, {"tokenizer.json": bpe(), "spiece.model": "pieces"}),
+    "vocab.json": ({"tokenizer.json": bpe()}, {"vocab.json": VOCAB}),
+    "added": ({"tokenizer.json": bpe(added_tokens=[ADDED])}, {"vocab.json": VOCAB, "added_tokens.json": MORE}),
+    "added by number": (
+        {"tokenizer.json": bpe(added_tokens=[ADDED])},
+        {"vocab.json": VOCAB, "tokenizer_config.json": json.dumps(dict(added_tokens_decoder={"3": ADDED}))},
+    ),
+}
+
+
+def compare_tokenizers(tmp_path, *sides):
+    models = [Checkpoint(save(tmp_path / who, LLAMA)) for who in ("base", "expert")]
+    for model, files in zip(models, sides):
+        for name, content in files.items():
+            put(model.folder / name, content)
+    return check_tokenizers(models[0], {"expert": models[1]}, compare=True)
+
+
+@pytest.mark.parametrize("case", SAME_TOKENIZERS)
+def test_one_tokenizer_in_other_files(tmp_path, case):
+    assert compare_tokenizers(tmp_path, *SAME_TOKENIZERS[case]) == {}
+
+
+@pytest.mark.parametrize(
+    "base, expert, words",
+    [
+        (
+            {"tokenizer.json": bpe(), "tokenizer.model": "pieces"},
+            {"tokenizer.model": "other"},
+            "tokenizer.model differs",
+        ),
+        ({"tokenizer.json": bpe()}, {"vocab.json": VOCAB, "added_tokens.json": MORE}, "token '</s>' has id 3"),
+    ],
+)
+def test_another_tokenizer_in_other_files(tmp_path, base, expert, words):
+    with pytest.raises(UserError, match=words):
+        compare_tokenizers(tmp_path, base, expert)
