@@ -321,6 +321,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'mmtmerge/merge/checkpoint_writer.py'),
                                                   'mmtmerge.merge.checkpoint_writer.file_header': ( 'lib/merge/checkpoint_writer.html#file_header',
                                                                                                     'mmtmerge/merge/checkpoint_writer.py'),
+                                                  'mmtmerge.merge.checkpoint_writer.left_behind': ( 'lib/merge/checkpoint_writer.html#left_behind',
+                                                                                                    'mmtmerge/merge/checkpoint_writer.py'),
                                                   'mmtmerge.merge.checkpoint_writer.other_files': ( 'lib/merge/checkpoint_writer.html#other_files',
                                                                                                     'mmtmerge/merge/checkpoint_writer.py'),
                                                   'mmtmerge.merge.checkpoint_writer.plan_shards': ( 'lib/merge/checkpoint_writer.html#plan_shards',

@@ -286,3 +286,47 @@ def test_one_tokenizer_in_other_files(tmp_path, case):
 def test_another_tokenizer_in_other_files(tmp_path, base, expert, words):
     with pytest.raises(UserError, match=words):
         compare_tokenizers(tmp_path, base, expert)
+
+
+BESIDE = [
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "sentencepiece.bpe.model",
+    "qwen.tiktoken",
+    "source.spm",
+    "LICENSE",
+    "NOTICE.txt",
+    "additional_chat_templates/rag.jinja",
+]
+
+
+@pytest.fixture
+def furnished(tmp_path):
+    "A base with many files beside its weights, remote code among them, and an expert."
+    config, tensors = tiny(tmp_path / "made", "qwen2")
+    base, expert = save(tmp_path / "base", config, tensors), save(tmp_path / "expert", config, moved(tensors, 1))
+    (base / "additional_chat_templates").mkdir()
+    for name in [*BESIDE, "modeling_own.py", "trainer_state.json", "training_args.bin", ".gitattributes"]:
+        put(base / name, "{}")
+    put(base / "tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["own.Own", null]}}')
+    return base, expert
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+def test_files_beside_the_weights(furnished, remote_code):
+    out = merge(*furnished, remote_code=remote_code)
+    assert all((out / name).read_text() == "{}" for name in BESIDE)
+    assert (out / "modeling_own.py").exists() == remote_code
+    card = (out / "README.md").read_text()
+    assert ("modeling_own.py (auto_map in tokenizer_config.json), not copied" in card) != remote_code
+    assert "| not copied | trainer_state.json |" in card
+    assert not any((out / name).exists() for name in ("trainer_state.json", "training_args.bin", ".gitattributes"))
+
+
+def test_code_that_lies_elsewhere(tmp_path):
+    "A configuration may name remote code of another repository."
+    config, tensors = tiny(tmp_path / "made", "qwen2")
+    config["auto_map"] = {"AutoConfig": "someone/own--configuration_own.OwnConfig"}
+    base, expert = save(tmp_path / "base", config, tensors), save(tmp_path / "expert", config, moved(tensors, 1))
+    assert "files elsewhere (auto_map in config.json), not copied" in (merge(base, expert) / "README.md").read_text()
