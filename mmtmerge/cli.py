@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'Base', 'Experts', 'Lam', 'Embeddings', 'Dtype',
-           'Seed', 'Threads', 'ShardGB', 'AnyTokenizer', 'PROBE_EXAMPLE', 'Model', 'ProbeDirection', 'ProbeOut',
-           'CorpusName', 'Split', 'Lines', 'MinWords', 'MaxWords', 'ModelDtype', 'Folds', 'BatchSize', 'Chunk',
-           'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile', 'OrderSeed', 'ShowCommand', 'Node', 'Address',
-           'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'print_version', 'options', 'pairs', 'tell', 'run',
-           'option_value', 'hyper_options', 'merge_inputs', 'merge', 'write_recording', 'probe', 'list_names',
-           'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing', 'train', 'finetune',
-           'overlap', 'collect', 'leave', 'main']
+           'Seed', 'Threads', 'ShardGB', 'AnyTokenizer', 'RemoteCode', 'PROBE_EXAMPLE', 'Model', 'ProbeDirection',
+           'ProbeOut', 'CorpusName', 'Split', 'Lines', 'MinWords', 'MaxWords', 'ModelDtype', 'Folds', 'BatchSize',
+           'Chunk', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile', 'OrderSeed', 'ShowCommand', 'Node',
+           'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'print_version', 'options', 'pairs',
+           'tell', 'run', 'option_value', 'hyper_options', 'merge_inputs', 'merge', 'write_recording', 'probe',
+           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
+           'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -168,6 +168,8 @@ ShardGB = Annotated[float, typer.Option(
     min=.001, help="10^9 bytes of a file of the result; larger ones need no more memory.")]
 AnyTokenizer = Annotated[bool, typer.Option(
     "--any-tokenizer", help="Merge experts whose tokenizer differs; the base's is written.")]
+RemoteCode = Annotated[bool, typer.Option(
+    "--remote-code", help="Copy Python files that lie beside the base; loading the result can run them.")]
 
 # %% ../nbs/lib/cli.ipynb #d7b3c788
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True), epilog=MERGE_EXAMPLES)
@@ -186,6 +188,7 @@ def merge(
     threads: Threads = None,
     shard_gb: ShardGB = 1.,
     any_tokenizer: AnyTokenizer = False,
+    remote_code: RemoteCode = False,
 ):
     "Merge checkpoints into one; any further option --NAME VALUE is a hyper-parameter of the method."
     from mmtmerge.merge.checkpoints import merge_checkpoints     # torch: not before it is needed
@@ -196,7 +199,8 @@ def merge(
             raise UserError(f"--{name} is no option: {nearest(name, (p.name for p in ctx.command.params))}")
     options = dict(method=method, preset=preset, base=base, experts=list(expert), lam=lam, dtype=dtype)
     given = {name: value for name, value in options.items() if value not in (None, [])}
-    how = dict(embeddings=embeddings, seed=seed, threads=threads, shard_gb=shard_gb, tokenizer=not any_tokenizer)
+    how = dict(embeddings=embeddings, seed=seed, threads=threads, shard_gb=shard_gb)
+    how |= dict(tokenizer=not any_tokenizer, remote_code=remote_code)
     typer.echo(merge_checkpoints(**merge_inputs(config, given, hyper), **hyper, out=out, **how))
 
 # %% ../nbs/lib/cli.ipynb #f7006767

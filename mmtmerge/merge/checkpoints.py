@@ -228,6 +228,7 @@ def merge_checkpoints(
     threads: int = None,      # None: one a core
     shard_gb: float = 1.,     # 10^9 bytes of a file; larger ones need no more memory
     tokenizer: bool = True,   # refuse experts with another tokenizer
+    remote_code: bool = False,    # copy Python files that lie beside the base
     progress: bool = True,
     **hyper,                  # the method's hyper-parameters
 ) -> Path:                    # out
@@ -250,8 +251,7 @@ def merge_checkpoints(
         with appearing_folder(out) as work, hashing(inputs) as hashes:
             written, noted = write_merge(
                 recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
-            notes |= noted
-            copy_other_files(base, work, kind)
+            notes |= noted | copy_other_files(base, work, kind, remote_code)
             card = model_card(recipe, base, experts, kind, hashes.result(), notes)
             (work / "README.md").write_text(card, encoding="utf-8")
             check_written(work, written, out)
