@@ -41,6 +41,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mmtmerge/corpus/contamination.py'),
                                                'mmtmerge.corpus.contamination._is_separator': ( 'lib/corpus/contamination.html#_is_separator',
                                                                                                 'mmtmerge/corpus/contamination.py'),
+                                               'mmtmerge.corpus.contamination.normalised': ( 'lib/corpus/contamination.html#normalised',
+                                                                                             'mmtmerge/corpus/contamination.py'),
                                                'mmtmerge.corpus.contamination.overlap': ( 'lib/corpus/contamination.html#overlap',
                                                                                           'mmtmerge/corpus/contamination.py'),
                                                'mmtmerge.corpus.contamination.overlaps': ( 'lib/corpus/contamination.html#overlaps',
