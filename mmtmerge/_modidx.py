@@ -1688,6 +1688,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mmtmerge.settings.section': ('lib/settings.html#section', 'mmtmerge/settings.py'),
                                    'mmtmerge.settings.sections': ('lib/settings.html#sections', 'mmtmerge/settings.py'),
                                    'mmtmerge.settings.settings_digest': ('lib/settings.html#settings_digest', 'mmtmerge/settings.py'),
+                                   'mmtmerge.settings.typed': ('lib/settings.html#typed', 'mmtmerge/settings.py'),
                                    'mmtmerge.settings.value': ('lib/settings.html#value', 'mmtmerge/settings.py')},
             'mmtmerge.study.collect': { 'mmtmerge.study.collect.by_direction': ( 'lib/study/collect.html#by_direction',
                                                                                  'mmtmerge/study/collect.py'),
