@@ -3,9 +3,10 @@ import math
 
 import pytest
 
-from mmtmerge.core import root
+from mmtmerge.core import UserError, root
 from mmtmerge.corpus.hub import HubCorpus
-from mmtmerge.settings import load, nested, number, profiles, sections, value
+from mmtmerge.metrics import in_script
+from mmtmerge.settings import check_script, load, nested, number, profiles, sections, value
 
 
 LOOKALIKES = ["nan", "NaN", "no", "1_0", "0x1f", "0b1", "1j", "infinity", "yes", "on", "e5", "1e", "٣"]
@@ -64,3 +65,26 @@ def test_every_profile_of_the_study_keeps_its_numbers():
         for key, text in sections().items(f"profile {name}"):
             if text.isdigit():
                 assert value(text) == int(text), key
+
+
+SCRIPTS = dict(Odia="Oriya", Bangla="Bengali", Hanzi="CJK", Cyrilic="Cyrillic", Gurmuki="Gurmukhi")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_that_unicode_does_not_name(tmp_path, monkeypatch, script):
+    text = (root() / "settings.ini").read_text()
+    (tmp_path / "settings.ini").write_text(text.replace("script = Tamil", f"script = {script}", 1))
+    (tmp_path / "nbs").mkdir()
+    monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match=f"language ta.*{script}.*did you mean '{SCRIPTS[script]}'"):
+        load("smoke")
+
+
+@pytest.mark.parametrize("script", ["Oriya", "cjk", "Meetei Mayek", "Ol Chiki", "Hangul", "Ethiopic", "Kannada"])
+def test_scripts_that_unicode_names(script):
+    check_script(script, "xx")
+
+
+def test_a_script_that_is_accepted_has_letters():
+    for language in load("laptop").known.values():
+        assert in_script(dict(en="a", hi="क", bn="ক", ta="க", te="క")[language.code], language.script) == 1
