@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['best_device', 'load_model', 'save_model', 'disk_mb', 'memory_mb', 'package_file', 'check_base', 'find_base',
-           'chat_template', 'prompts', 'answers', 'set_up']
+           'chat_template', 'chat_texts', 'end_of_sequence', 'prompts', 'answers', 'set_up']
 
 # %% ../nbs/lib/models.ipynb #71488c01
 import importlib.util
@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .core import UserError, atomic_dir, root, sha256
@@ -187,6 +188,31 @@ def chat_template(
     either = f"{{%- if m['role'] == 'assistant' -%}}{answer}{{%- else -%}}{turn}{{%- endif -%}}"
     return f"{bos}{{%- for m in messages -%}}{either}{{%- endfor -%}}"
 
+# %% ../nbs/lib/models.ipynb #44dc3bf5
+def chat_texts(
+    tokenizer,
+    contents: list,   # str, one user's turn each
+) -> list:            # str, prompts that the answer follows
+    "The chat template filled in. Raises UserError if the tokenizer has none that takes a user's turn."
+    turns = [[{"role": "user", "content": content}] for content in contents]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (ValueError, TemplateError) as e:
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        advice = "write `turn = START END` in its [base] section of settings.ini, or give it a chat_template"
+        if tokenizer.chat_template is None:
+            raise UserError(f"{name} has no chat template: {advice}") from None
+        raise UserError(f"the chat template of {name} cannot be filled in ({str(e)[:200]}): {advice}") from None
+
+def end_of_sequence(
+    tokenizer,
+) -> int:   # token id
+    "The token that ends an answer. Raises UserError if there is none."
+    if tokenizer.eos_token_id is None:
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        raise UserError(f"{name} has no end-of-sequence token: name one as eos_token in its tokenizer_config.json")
+    return tokenizer.eos_token_id
+
 # %% ../nbs/lib/models.ipynb #b937b549
 def prompts(
     tokenizer,
@@ -195,10 +221,8 @@ def prompts(
 ) -> list:              # token ids of each prompt, without padding
     "Sentences to translate as chat prompts."
     lines = [instruction] * len(sources) if isinstance(instruction, str) else instruction
-    turns = []
-    for line, source in zip(lines, sources, strict=True):
-        turns.append([{"role": "user", "content": f"{line}\n{source}"}])
-    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    contents = [f"{line}\n{source}" for line, source in zip(lines, sources, strict=True)]
+    texts = chat_texts(tokenizer, contents)
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 # %% ../nbs/lib/models.ipynb #b5f3b8d8
@@ -208,7 +232,8 @@ def answers(
 ) -> list:              # token ids of each answer, end of sequence included
     "Translations as the model must write them."
     encoded = tokenizer(targets, add_special_tokens=False)
-    return [ids + [tokenizer.eos_token_id] for ids in encoded["input_ids"]]
+    end = end_of_sequence(tokenizer)
+    return [ids + [end] for ids in encoded["input_ids"]]
 
 # %% ../nbs/lib/models.ipynb #6edb5048
 def set_up(study):

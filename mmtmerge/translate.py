@@ -16,7 +16,7 @@ from torch.nn.functional import pad as pad_tensor
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from .models import prompts
+from .models import end_of_sequence, prompts
 
 # %% ../nbs/lib/translate.ipynb #2a0ec6ce
 NEWLINES = ("\n", "Ċ")  # as vocabularies write a new line: plainly, or as the byte-level BPE does
@@ -26,8 +26,8 @@ NEWLINE_BYTE = "<0x0A>"  # and as a token of its byte
 def stop_tokens(
     tokenizer,
 ) -> list:  # ids: end of sequence, and every token that begins with a new line
-    "Tokens after which nothing is kept."
-    stops = {tokenizer.eos_token_id}
+    "Tokens after which nothing is kept. Raises UserError if none ends a sequence."
+    stops = {end_of_sequence(tokenizer)}
     for token, number in tokenizer.get_vocab().items():
         if token == NEWLINE_BYTE or token.startswith(NEWLINES):
             stops.add(number)

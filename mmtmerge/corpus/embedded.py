@@ -6,8 +6,6 @@
 __all__ = ['SPLITS', 'FORMS', 'find', 'read_table', 'within', 'Corpus', 'sides_of']
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #ee4cd3bd
-import json
-import lzma
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,6 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from ..core import UserError, nearest, sha256
+from .rows import json_rows, numbered_lines, require_text
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #2c7f4af8
 SPLITS = ["dev", "devtest"]                               # selected on, reported
@@ -38,21 +37,10 @@ def find(
         raise UserError(f"{folder} holds {names}: keep one of them")
     return found[0]
 
-# %% ../../nbs/lib/corpus/embedded.ipynb #b671ae0e
-def _lines(path):
-    "Lines of a text file, numbered from 1; the last may lack its end."
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as f:
-            for i, line in enumerate(f, 1):
-                yield i, line.rstrip("\r\n")
-    except (UnicodeDecodeError, lzma.LZMAError, EOFError) as e:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {e}") from None
-
 # %% ../../nbs/lib/corpus/embedded.ipynb #e918a929
 def _tsv(path, columns):
     "Rows of tab-separated text, with the number of their line."
-    lines = _lines(path)
+    lines = numbered_lines(path)
     header = next(lines, (1, ""))[1].split("\t")
     missing = [c for c in columns if c not in header]
     if missing:
@@ -66,32 +54,25 @@ def _tsv(path, columns):
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #9788c515
 def _jsonl(path, columns):
-    "Rows of JSON lines, with the number of their line."
-    for i, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as e:
-            raise UserError(f"{path}, line {i}: not JSON ({e})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {i}: not an object with the fields {', '.join(columns)}")
+    "Values of JSON lines, as they are, with the number of their line."
+    for i, row in json_rows(path):
         missing = [c for c in columns if c not in row]
         if missing:
             raise UserError(f"{path}, line {i}: no field {missing[0]!r}: {nearest(missing[0], row)}")
-        yield i, [str(row[c]) for c in columns]
+        yield i, [row[c] for c in columns]
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #f17e027c
 def read_table(
     path: Path,      # .tsv or .jsonl, each also as .xz
     columns: list,   # the columns wanted
+    numbers=(),      # those of them where whole numbers will do
 ) -> pd.DataFrame:   # these columns, all text
     "Columns of a table. Raises UserError if a column, a line or a cell is not as it must be."
     parse = _jsonl if ".jsonl" in path.name else _tsv
     rows = []
     for i, row in parse(path, columns):
-        if not all(map(str.strip, row)):
-            empty = next(c for c, text in zip(columns, row) if not text.strip())
-            raise UserError(f"{path}, line {i}: {empty!r} is empty: fill it or delete the line")
-        rows.append(row)
+        where = f"{path}, line {i}"
+        rows.append([require_text(value, where, c, c in numbers) for c, value in zip(columns, row)])
     return pd.DataFrame(rows, columns=columns, dtype=str)
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #4daafcfe
@@ -224,7 +205,7 @@ def test(
         raise UserError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
     source, target, language = self.sides(direction)
     path = find(self.folder, split)
-    lines = read_table(path, ["id", self.pivot, language])
+    lines = read_table(path, ["id", self.pivot, language], numbers=["id"])
     repeated = lines.id[lines.id.duplicated()]
     if len(repeated):
         raise UserError(f"{path}: id {repeated.iloc[0]!r} is used twice: give every line its own")

@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from ..core import UserError, nearest
 from .contamination import overlaps, testset_runs
 from .embedded import SPLITS, sides_of, within
-from .load import hash_copy, load_split, short_digest, version_of
+from .load import hash_copy, load_split, readable, short_digest, version_of
+from .rows import check_rows, check_text_type, text_fault
 from .stream import first_rows
 from ..settings import named_sections, section, sections
 
@@ -83,6 +84,27 @@ def rename_columns(
         raise UserError(f"{where} has no column {missing[0]!r}: {nearest(missing[0], rows.column_names)}")
     return rows.select_columns(list(columns)).rename_columns(columns)
 
+# %% ../../nbs/lib/corpus/hub.ipynb #7d01e70b
+@patch
+def with_text(
+    self: HubCorpus,
+    rows,            # datasets.Dataset with two columns, called as the languages
+    language: str,   # not the pivot
+):                   # datasets.Dataset
+    "Rows with text on both sides. Raises UserError if one lacks it, and the corpus does not leave such rows out."
+    columns = [self.pivot, language]
+    where = f"settings.ini, [corpus {self.name}]: {self.spec['train']}, {language}"
+    if not self.spec.get("drop_empty"):
+        advice = f"write drop_empty = 1 in [corpus {self.name}] to leave such rows out"
+        check_rows(rows, columns, where, advice)
+        return rows
+    for column in columns:
+        check_text_type(rows, column, where)
+    def complete(sources, targets):
+        return [not text_fault(a) and not text_fault(b) for a, b in zip(sources, targets)]
+    processes = self.workers if self.workers > 1 else None
+    return rows.filter(complete, input_columns=columns, batched=True, num_proc=processes)
+
 # %% ../../nbs/lib/corpus/hub.ipynb #801c7921
 @patch
 def rows_of(
@@ -101,12 +123,14 @@ def rows_of(
     columns = {pivot: self.pivot, other: language}
     rows = rename_columns(rows, columns, f"settings.ini, {where}: {repo}")
     if not streaming:
-        return rows
+        return self.with_text(rows, language)
     import datasets
     version = version_of(repo, revision)
     decide = [repo, config, split, revision, pivot, other, self.pivot, language, version, n]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"stream-{short_digest(decide)}"
-    return first_rows(rows, n, folder)
+    with readable(f"settings.ini, {where}: {repo}", Path(repo).expanduser(), config):
+        first = first_rows(rows, n, folder)
+    return self.with_text(first, language)
 
 # %% ../../nbs/lib/corpus/hub.ipynb #86f63674
 @patch
@@ -158,7 +182,11 @@ def lines_of(
     if missing:
         has = f"it has {', '.join(rows.column_names)}"
         raise UserError(f"settings.ini, {where}: {repo} has no column {missing.pop()!r}: {has}")
+    check_rows(rows, [column], f"settings.ini, {where}: {repo}, {config}, {theirs}")
     side = rows.select_columns([*ids, column]).to_pandas()
+    if ids and side[ids[0]].isna().any():
+        row = int(side[ids[0]].isna().argmax()) + 1
+        raise UserError(f"{repo}, {config}, {theirs}, row {row}: {ids[0]!r} is null: give every line an id")
     if not ids:
         side.insert(0, "id", range(len(side)))
     side = side.astype(str).set_axis(["id", language], axis=1)

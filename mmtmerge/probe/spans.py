@@ -9,6 +9,7 @@ __all__ = ['SPANS', 'Example', 'covered', 'source_span', 'examples']
 from dataclasses import dataclass
 
 from ..core import UserError
+from ..models import chat_texts, end_of_sequence
 
 # %% ../../nbs/lib/probe/spans.ipynb #3cd1c655
 SPANS = ("source", "target")
@@ -49,10 +50,18 @@ def source_span(
     instruction: str,   # of the direction
     source: str,        # the sentence
 ) -> range:             # positions of the source's tokens
-    "Where the source stands in a prompt."
+    "Where the source stands in a prompt. Raises UserError if the template has changed it."
     turn = f"{instruction}\n{source}"
-    first = prompt.index(turn) + len(instruction) + 1
-    return covered(prompt, offsets, first, first + len(source))
+    if turn in prompt:
+        first = prompt.index(turn) + len(instruction) + 1
+        return covered(prompt, offsets, first, first + len(source))
+    asked, sentence = instruction.strip(), source.strip()
+    end = prompt.find(asked) + len(asked)
+    first = prompt.find(sentence, end)
+    if asked not in prompt or first < 0 or prompt[end:first].strip():
+        changed = f"the chat template does not repeat the sentence {source!r} after its instruction as it is"
+        raise UserError(f"{changed}: use a template that writes the turn's content unchanged")
+    return covered(prompt, offsets, first, first + len(sentence))
 
 # %% ../../nbs/lib/probe/spans.ipynb #e05f7124
 def examples(
@@ -63,9 +72,9 @@ def examples(
 ) -> list:              # of Example
     """Prompts with their answers, and where source and target stand in them.
 
-    Raises UserError if a sentence has no token."""
-    turns = [[{"role": "user", "content": f"{instruction}\n{source}"}] for source in sources]
-    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    Raises UserError if a sentence has no token, or the tokenizer lacks a template or an end of sequence."""
+    texts = chat_texts(tokenizer, [f"{instruction}\n{source}" for source in sources])
+    end = end_of_sequence(tokenizer)
     tokenised = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     answers = tokenizer(list(targets), add_special_tokens=False)["input_ids"]
     prompts, offsets = tokenised["input_ids"], tokenised["offset_mapping"]
@@ -75,6 +84,6 @@ def examples(
         if not span or not answer:
             raise UserError(f"the sentence pair {source!r} has an empty side: drop it before recording")
         start = len(prompts[i])
-        ids = prompts[i] + answer + [tokenizer.eos_token_id]
+        ids = prompts[i] + answer + [end]
         made.append(Example(ids, span, range(start, start + len(answer))))
     return made
