@@ -29,7 +29,7 @@ from . import __version__
 from .core import UserError, nearest, read_json, root
 from .settings import load, profiles
 from .study import plan as plans, runner
-from .study.stage import find_stage, stages
+from .study.declaration import find_stage, stages
 from .training.launch import accumulation, claimed, command as launch_command, job_of, launch
 
 # %% ../nbs/lib/cli.ipynb #772ccde4

@@ -96,7 +96,7 @@ def blank_cells(name: str) -> list:
 
 def blank_notebooks(project: Path):
     "Replace the notebooks of all stages by blank ones."
-    from mmtmerge.study.stage import stages
+    from mmtmerge.study.declaration import stages
     for stage in stages().values():
         write_notebook(project / "nbs" / f"{stage.notebook}.ipynb", *blank_cells(stage.notebook))
 

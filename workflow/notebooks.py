@@ -124,6 +124,7 @@ def differences(path: Path) -> list:
             found.append(
                 "\n".join(difflib.unified_diff(before, after, f"{name}, stored", "executed", lineterm="", n=1))
             )
+    print(f"{time.process_time() - started:6.1f} s  {path.relative_to(ROOT)}", flush=True)
     return found
 
 

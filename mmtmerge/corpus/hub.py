@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import UserError, nearest
 from .contamination import overlaps, testset_runs
 from .embedded import SPLITS, sides_of, within
-from .load import hash_copy, load_split, readable, short_digest, version_of
+from .splits import hash_copy, load_split, readable, short_digest, version_of
 from .rows import check_rows, check_text_type, text_fault
 from .stream import first_rows
 from ..settings import named_sections, section, sections

@@ -13,11 +13,11 @@ import pandas as pd
 
 from ..probe.similarity import jackknife
 from .claim import Claim
-from .claims_geometry import GEOMETRY_CLAIMS
+from .claims_similarity import GEOMETRY_CLAIMS
 from .claims_merging import MERGING_CLAIMS
 from .claims_neurons import NEURON_CLAIMS
 from .claims_usage import USAGE_CLAIMS
-from .evidence import Evidence
+from .claim_evidence import Evidence
 from .results import Results
 
 # %% ../../nbs/lib/report/claims.ipynb #f82c77fc

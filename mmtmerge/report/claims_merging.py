@@ -11,7 +11,7 @@ from functools import partial
 
 from .claim import registry
 from .claims_neurons import upper
-from .evidence import Evidence, neuron_variants
+from .claim_evidence import Evidence, neuron_variants
 from ..settings import MANY_TO_ONE, ONE_TO_MANY
 
 # %% ../../nbs/lib/report/claims_merging.ipynb #171757bf

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from .claim import registry
-from .evidence import Evidence, neuron_variants
+from .claim_evidence import Evidence, neuron_variants
 from .recordings import paper_table
 from .similarity_tables import band
 from ..settings import MANY_TO_ONE, ONE_TO_MANY

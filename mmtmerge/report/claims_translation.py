@@ -15,7 +15,7 @@ import pandas as pd
 from .claim import Claim, registry
 from .results import Results, summary
 from .retention import mean_retention
-from .translation import (Published, mean_score, merge_rows, rows,
+from .translation_tables import (Published, mean_score, merge_rows, rows,
                                          unidirectional_groups)
 from ..settings import BIDIRECTIONAL, MANY_TO_ONE, ONE_TO_MANY, Study, System
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from .claim import registry
-from .evidence import (Evidence, bounded_cosine_variants, cosine_variants,
+from .claim_evidence import (Evidence, bounded_cosine_variants, cosine_variants,
                                       mean_over_panels)
 from ..settings import MANY_TO_ONE, ONE_TO_MANY
 

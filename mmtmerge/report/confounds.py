@@ -14,7 +14,7 @@ import pandas as pd
 from ..metrics import METRICS
 from .grid import hyper_text
 from .results import Results, ratio, summary
-from .translation import unidirectional_groups
+from .translation_tables import unidirectional_groups
 from ..settings import EMBEDDINGS_RULES, System
 
 # %% ../../nbs/lib/report/confounds.ipynb #174f5bb7

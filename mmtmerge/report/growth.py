@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..metrics import METRICS
 from .results import Results, ratio, summary
-from .translation import columns, unidirectional_groups
+from .translation_tables import columns, unidirectional_groups
 from ..settings import Study, System
 
 # %% ../../nbs/lib/report/growth.ipynb #85d101a7

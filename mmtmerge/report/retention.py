@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..metrics import METRICS
 from .results import Results, ratio, summary
-from .translation import Published, cells_of, merge_rows
+from .translation_tables import Published, cells_of, merge_rows
 from ..settings import Study, System
 
 # %% ../../nbs/lib/report/retention.ipynb #5171c7a7

@@ -16,7 +16,7 @@ from ..core import UserError, atomic_dir, read_json, sha256
 from ..settings import Study
 from .plan import everything, plan
 from .provenance import digests
-from .stage import Run, stages
+from .declaration import Run, stages
 
 # %% ../../nbs/lib/study/collect.ipynb #69dc6f57
 def found(

@@ -22,7 +22,7 @@ from ..settings import Study, base_spec
 from . import cost
 from .cost import BYTES, Machine, epoch_steps, shape_of, stated
 from .plan import plan
-from .stage import Run, Stage
+from .declaration import Run, Stage
 from ..training.launch import Launch, accumulation, hardware, launch
 
 # %% ../../nbs/lib/study/estimate.ipynb #e5f02898

@@ -8,7 +8,7 @@ __all__ = ['closure', 'levels', 'ordered', 'targets', 'everything', 'plan']
 # %% ../../nbs/lib/study/plan.ipynb #a7b1cd17
 from ..core import UserError, nearest
 from ..settings import Study
-from .stage import stages
+from .declaration import stages
 
 # %% ../../nbs/lib/study/plan.ipynb #d852898f
 def closure(

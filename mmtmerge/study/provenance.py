@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ..core import UserError, read_json, root, sha256
 from ..settings import Study, load, settings_digest
-from .parameters import code_cells
-from .stage import Run, Stage, stages
+from .notebook_parameters import code_cells
+from .declaration import Run, Stage, stages
 from ..training.launch import launch
 
 # %% ../../nbs/lib/study/provenance.ipynb #bd68d1ab

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from ..core import UserError, locked, read_json, root, sha256, sweep_partials, write_json
 from ..settings import Study, load, restricted
-from .parameters import asked_for, parameters
+from .notebook_parameters import asked_for, parameters
 from .provenance import accepted, digests, provenance, stale
-from .stage import Run, Stage, find_stage, stages
+from .declaration import Run, Stage, find_stage, stages
 from .stages.mountdoom import checkpoint_of, made_by
 from ..training.launch import claimed
 

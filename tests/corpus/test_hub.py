@@ -11,7 +11,7 @@ from conftest import mmtmerge
 from hub_copies import use_copies, write_copies
 from mmtmerge.core import UserError
 from mmtmerge.corpus.embedded import Corpus
-from mmtmerge.corpus.load import load_split
+from mmtmerge.corpus.splits import load_split
 from mmtmerge.corpus.open import open_corpus
 
 

@@ -10,7 +10,7 @@ import pytest
 from mmtmerge.core import UserError
 from mmtmerge.corpus.embedded import Corpus, read_table
 from mmtmerge.corpus.hub import HubCorpus
-from mmtmerge.corpus.load import load_split
+from mmtmerge.corpus.splits import load_split
 
 NO_TEXT = {
     "null": "null",

@@ -96,7 +96,7 @@ def test_lost_tag_is_refused(blank, tag):
 
 
 OTHER = """
-from mmtmerge.study.stage import Stage
+from mmtmerge.study.declaration import Stage
 
 STAGES = [Stage("other", "runs/other/other", settings="seed")]
 """

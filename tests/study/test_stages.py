@@ -9,11 +9,11 @@ from conftest import BEGIN, blank_cells, mmtmerge, set_values, write_notebook
 from mmtmerge.core import root
 from mmtmerge.settings import load, settings_digest
 from mmtmerge.study.provenance import modules_behind, imported, without_prose
-from mmtmerge.study.parameters import code_cells
-from mmtmerge.study.stage import stages
+from mmtmerge.study.notebook_parameters import code_cells
+from mmtmerge.study.declaration import stages
 
 TOY = """
-from mmtmerge.study.stage import Stage, report
+from mmtmerge.study.declaration import Stage, report
 from mmtmerge.study.stages.mountdoom import expert, one_direction
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from ...core import UserError
 from ...settings import EMBEDDINGS_RULES, Study, System, known_name
 from .. import cost
-from ..stage import Run, Stage, report
+from ..declaration import Run, Stage, report
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #c1b35f77
 def one_direction(study: Study, value: str):
