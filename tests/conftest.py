@@ -118,3 +118,19 @@ def blank(tmp_path):
     set_values(project, ("languages = .*", "languages = hi"), ("methods = .*", "methods = task_arithmetic ties"))
     blank_notebooks(project)
     return project
+
+
+LONG = (
+    "tests/system/test_smoke",
+    "tests/system/test_workflow",
+    "tests/training/test_distributed",
+    "tests/study/test_stages",
+)
+
+
+def pytest_collection_modifyitems(items):
+    "The longest files first: what is left at the end is short, whichever worker takes it."
+    def place(item):
+        name = Path(str(item.fspath)).relative_to(REPO).as_posix()
+        return next((i for i, long in enumerate(LONG) if name.startswith(long)), len(LONG))
+    items.sort(key=place)

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from ..core import UserError, nearest, sha256
 from .rows import json_rows, numbered_lines, require_text
+from ..settings import Direction
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #2c7f4af8
 SPLITS = ["dev", "devtest"]                               # selected on, reported
@@ -106,7 +107,8 @@ class Corpus:
 def _pairs_of(self: Corpus):
     "(pivot, language) of every training file, in alphabetical order."
     files = [p for form in FORMS for p in self.folder.glob(f"train.*-*{form}")]
-    pairs = sorted({tuple(p.name.split(".")[1].split("-")) for p in files})
+    named = [Direction.parse(p.name.split(".")[1]) for p in files]
+    pairs = sorted({(d.source, d.target) for d in named})
     if not pairs:
         forms = ", ".join(FORMS)
         raise UserError(f"{self.folder} holds no train.en-xx ({forms}): a corpus has one such file a language")
@@ -140,9 +142,9 @@ def sides_of(
         known += [f"{language}-{pivot}", f"{pivot}-{language}"]
     if direction not in known:
         raise UserError(f"{corpus} has no direction {direction!r}: {nearest(direction, known)}")
-    source, target = direction.split("-")
-    other = target if source == pivot else source
-    return source, target, other
+    asked = Direction.parse(direction)
+    other = asked.target if asked.source == pivot else asked.source
+    return asked.source, asked.target, other
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #cf24fe8e
 @patch
@@ -244,7 +246,11 @@ def texts(
     "Every sentence of every file."
     for path in self.paths():
         name = path.name.split(".")
-        columns = [self.pivot, *self.languages()] if name[0] in SPLITS else name[1].split("-")
+        if name[0] in SPLITS:
+            columns = [self.pivot, *self.languages()]
+        else:
+            pair = Direction.parse(name[1])
+            columns = [pair.source, pair.target]
         lines = read_table(path, columns)
         kept = lines[within(lines[self.pivot], min_words, max_words)]
         yield from kept.to_numpy().ravel()

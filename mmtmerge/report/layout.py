@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..settings import BASE, Study
+from ..settings import BASE, Direction, Study
 
 # %% ../../nbs/lib/report/layout.ipynb #57afdd8c
 def write_csv(
@@ -39,8 +39,8 @@ def arrow(
     pair: str,    # hi-en, or a side of the pivot: xx-en
 ) -> str:         # Hindi → English, XX → English
     "A direction, or a side of the pivot, in words."
-    codes = pair.split("-")
-    names = ["XX" if code == "xx" else study.language(code).name for code in codes]
+    asked = Direction.parse(pair)
+    names = ["XX" if code == "xx" else study.language(code).name for code in (asked.source, asked.target)]
     return " → ".join(names)
 
 # %% ../../nbs/lib/report/layout.ipynb #56992f29
@@ -59,8 +59,9 @@ def column_language(
     column: str,    # hi-en | average | average xx-en
 ) -> str:
     "The language of a column, in words."
-    codes = [code for code in column.split("-") if code in study.languages]
-    return study.language(codes[0]).name if codes else "Average"
+    if column in study.directions:
+        return study.language(study.language_of(column)).name
+    return "Average"
 
 # %% ../../nbs/lib/report/layout.ipynb #ac55a7e4
 def column_label(

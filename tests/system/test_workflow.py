@@ -1,58 +1,11 @@
-"The whole study in clean copies of the repository: deterministic, and unhurt by kill -9."
-
-import json
+"The workflow with blank notebooks: no models, many kills."
 import os
 import random
-import re
-import signal
 import subprocess
-import sys
 import time
 
-import pytest
-
-from conftest import environment, mmtmerge
-
-REBUILD = ["rebuild", "--profile", "smoke", "--cores", "2"]
-
-
-def rebuild(project, *words):
-    done = mmtmerge(project, *REBUILD, *words)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def start(project, *words, **more):
-    "A rebuild in the background."
-    call = [sys.executable, "-m", "mmtmerge.cli", *REBUILD, *words]
-    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) | more
-    return subprocess.Popen(call, cwd=project, env=environment(project), **quiet)
-
-
-def rebuild_killed(project, *target, times, longest, seed=42):
-    "Kill -9 the whole process group at random moments, then let it end; returns how many kills found it alive."
-    moments, alive = random.Random(seed), 0
-    for _ in range(times):
-        process = start(project, *target, start_new_session=True)
-        time.sleep(moments.uniform(3, longest))
-        if process.poll() is None:
-            alive += 1
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    rebuild(project, *target)
-    return alive
-
-
-def made(project, folder):
-    "Everything below a folder of the outputs, by name."
-    base = project / "outputs" / "smoke" / folder
-    return {p.relative_to(base).as_posix(): p.read_bytes() for p in sorted(base.rglob("*")) if p.is_file()}
-
-
-def to_do(plan):
-    "Stage -> number of its runs to do, as a printed plan says."
-    lines = [line.split() for line in plan.splitlines() if "to do," in line]
-    return {words[0]: int(words[1]) for words in lines}
+from conftest import mmtmerge
+from rebuilding import REBUILD, made, rebuild, rebuild_killed, start, to_do
 
 
 def test_blank_workflow_killed_and_continued(blank):
@@ -106,45 +59,3 @@ def test_two_rebuilds_at_once_are_refused(blank):
     second = mmtmerge(blank, *REBUILD, "base")
     assert second.returncode == 2 and "another rebuild" in second.stderr
     assert process.wait() == 0
-
-
-@pytest.fixture(scope="session")
-def clean(copy):
-    "The smoke study, rebuilt once without interruption."
-    project = copy("clean")
-    started = time.time()
-    rebuild(project)
-    return project, time.time() - started
-
-
-def test_smoke_study_is_whole(clean):
-    project, _ = clean
-    assert {"table1.csv", "table2.csv", "table3.csv", "table4.csv", "retention.csv", "claims.csv"} <= set(
-        made(project, "tables")
-    )
-    assert {"fig1.png", "fig1.svg"} <= set(made(project, "figures"))
-    results = [json.loads(p.read_text()) for p in project.glob("outputs/smoke/runs/*/*/result.json")]
-    assert all(r["asked"] == r["used"] for r in results)
-    assert "nothing to do: everything is up to date" in rebuild(project)
-
-
-def result_of(project, run):
-    "What a run found: its own part of its record, without seconds."
-    result = json.loads((project / f"outputs/smoke/runs/{run}/result.json").read_text())["result"]
-    return json.loads(re.sub(r'"(seconds|sentences_per_second)": [\d.]+', '"\\1": 0', json.dumps(result)))
-
-
-def test_one_merge_survives_five_kills(clean, copy):
-    "Base, two experts, their merge and its translation, killed while they are made: the same results as without."
-    project, last = clean[0], "translate/bi-hi.ties__bi-hi"
-    killed = copy("killed")
-    assert rebuild_killed(killed, last, times=5, longest=15) == 5
-    assert result_of(killed, "merge/bi-hi")["points"] == result_of(project, "merge/bi-hi")["points"]
-    assert result_of(killed, last) == result_of(project, last)
-
-
-@pytest.mark.slow
-def test_two_clean_smoke_studies_are_equal(clean, copy):
-    second = copy("second")
-    rebuild(second)
-    assert made(second, "tables") == made(clean[0], "tables")
