@@ -75,7 +75,7 @@ def test_methods_and_parameters_that_do_not_exist(base, method, hyper):
 def test_base_that_cannot_be_had(tmp_path, monkeypatch):
     spec = dict(package="no_such_package", hub="no/such-model")
     monkeypatch.setattr(models, "base_spec", lambda name: spec)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.delenv("MMTMERGE_BASE", raising=False)
     with pytest.raises(UserError, match="Three ways to provide it"):
         models.find_base("gemma-3-270m", tmp_path)

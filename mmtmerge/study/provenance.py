@@ -238,7 +238,7 @@ def refuse_other_values(
     "Raises UserError where a result that is there was made from other settings, data or parameters than today's."
     wrong = {"data changed", "settings changed", "made with other parameters"}
     for run in runs:
-        why = stale(study, run) if run.folder != "report" else ""
+        why = "" if run.folder == "report" else stale(study, run, accept_code=True)
         if why in wrong:
             raise UserError(f"{run} cannot be accepted: {why}. Rebuild without --accept-code to make it again")
 

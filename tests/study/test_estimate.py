@@ -190,7 +190,7 @@ def test_hours_of_gpus_are_not_spent_unasked(blank, monkeypatch):
     change(
         blank,
         ("tflops = 989", "tflops = .0000001"),
-        ("[launch paper]", "[launch smoke]\nhardware = h100\n[launch paper]"),
+        ("\n[launch paper]\n", "\n[launch smoke]\nhardware = h100\n[launch paper]\n"),
     )
     again = ["rebuild", "finetune", "--profile", "smoke", "--cores", "32"]
     assert mmtmerge(blank, *again).returncode == 0  # nothing is lost by making what is not there

@@ -138,7 +138,7 @@ def test_no_number_in_a_file_name_is_read():
 
 def test_results_of_other_code_are_accepted_by_name_only(blank):
     "After a refactoring: same settings and data, another code digest. Reports say what they rest on."
-    rebuild = ["rebuild", "translation", "--profile", "smoke", "--cores", "2"]
+    rebuild = ["rebuild", "report/grid", "--profile", "smoke", "--cores", "2"]
     assert mmtmerge(blank, *rebuild, timeout=600).returncode == 0
     folder = blank / "outputs/smoke/runs/finetune"
     for path in folder.glob("*/result.json"):
@@ -149,12 +149,12 @@ def test_results_of_other_code_are_accepted_by_name_only(blank):
     done = mmtmerge(blank, *rebuild, "--accept-code", timeout=600)
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in times} == times
-    report = json.loads((blank / "outputs/smoke/runs/report/retention/result.json").read_text())
+    report = json.loads((blank / "outputs/smoke/runs/report/grid/result.json").read_text())
     assert {(e["run"], e["version"]) for e in report["accepted"]} == {
         ("finetune/en-hi", "0.1.0"),
         ("finetune/hi-en", "0.1.0"),
     }
-    shown = (blank / "outputs/smoke/report/retention.ipynb").read_text()
+    shown = (blank / "outputs/smoke/report/grid.ipynb").read_text()
     assert "rests on finetune/en-hi, made by other code (mmtmerge 0.1.0" in shown
     path = folder / "en-hi/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(settings="1" * 64)))
