@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mmtmerge import __version__
 from mmtmerge.core import read_json
 
 HERE = Path(__file__).resolve().parent
@@ -93,7 +94,10 @@ def context():
     numbers = read_json(OUT / "numbers.json")
     value = {name: entry["value"] for name, entry in numbers["numbers"].items()}
     verdicts = table("claims").verdict.value_counts()
+    made_by = read_json(OUT / "runs" / "base" / "base" / "result.json")["versions"]["mmtmerge"]
     return dict(
+        made_by=made_by,
+        version=__version__,
         base=numbers["base"],
         profile=numbers["profile"],
         words=numbers["words"],
