@@ -25,7 +25,7 @@ confounds: $(READY)  ## the four methods with and without merged embeddings, wit
 	$(BIN)/mmtmerge rebuild confounds --profile $(PROFILE) --cores $(CORES)
 
 test: lint pages  ## what CI runs: notebooks and modules in step, every library notebook as stored, tests (ALL=1: the slow ones too)
-	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --durations 15 $(if $(ALL),,-m "not slow")
+	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder --durations 15 $(if $(ALL),,-m "not slow")
 
 lint: $(READY)  ## style of package, tests, benchmarks and notebooks
 	$(BIN)/ruff check
