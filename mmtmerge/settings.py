@@ -368,6 +368,11 @@ def groups_of(self: Study, topology: str) -> list:
     return [g for g in self.groups if self.topology(g) == topology]
 
 @patch
+def unidirectional_groups(self: Study) -> list:
+    "The groups that share a side: many-to-one, then one-to-many."
+    return self.groups_of(MANY_TO_ONE) + self.groups_of(ONE_TO_MANY)
+
+@patch
 def own_group(self: Study, direction: str) -> str:
     "The group of all directions on the same side of the pivot."
     same_side = [d for d in self.directions if self.side(d) == self.side(direction)]

@@ -15,8 +15,7 @@ import pandas as pd
 from .claim import Claim, registry
 from .results import Results, summary
 from .retention import mean_retention
-from .translation_tables import (Published, mean_score, merge_rows, rows,
-                                         unidirectional_groups)
+from .translation_tables import (Published, mean_score, merge_rows, rows)
 from ..settings import BIDIRECTIONAL, MANY_TO_ONE, ONE_TO_MANY, Study, System
 
 # %% ../../nbs/lib/report/claims_translation.ipynb #c8721ff0
@@ -27,7 +26,7 @@ def methods(study: Study) -> list:
     return study.methods
 
 # %% ../../nbs/lib/report/claims_translation.ipynb #553d2d13
-@claim(id="a", section="Tables 1 and 2", unit="points", subjects=unidirectional_groups)
+@claim(id="a", section="Tables 1 and 2", unit="points", subjects=Study.unidirectional_groups)
 def poor_elsewhere(scores, metric, group):
     "An expert is poor on the other languages: own language minus the others"
     members = scores.study.groups[group]
@@ -40,7 +39,7 @@ def poor_elsewhere(scores, metric, group):
     return np.mean(gaps, axis=0)
 
 # %% ../../nbs/lib/report/claims_translation.ipynb #91fece2a
-@claim(id="below", section="Tables 1 and 2", unit="points", subjects=unidirectional_groups)
+@claim(id="below", section="Tables 1 and 2", unit="points", subjects=Study.unidirectional_groups)
 def below_base_elsewhere(scores, metric, group):
     "On the other languages an expert is worse than the base: base minus expert"
     base, gaps = System(), []

@@ -14,7 +14,7 @@ import pandas as pd
 from ..metrics import METRICS
 from .grid import hyper_text
 from .results import Results, ratio, summary
-from .translation_tables import unidirectional_groups
+
 from ..settings import EMBEDDINGS_RULES, System
 
 # %% ../../nbs/lib/report/confounds.ipynb #174f5bb7
@@ -46,7 +46,7 @@ def winner(
 # %% ../../nbs/lib/report/confounds.ipynb #bcbc046f
 def merges_on_equal_terms(study) -> list:   # of System
     "Every group of Tables 1 and 2 by every method under every rule for embeddings."
-    asked = product(unidirectional_groups(study), study.methods, EMBEDDINGS_RULES)
+    asked = product(study.unidirectional_groups(), study.methods, EMBEDDINGS_RULES)
     return [System(g, m, embeddings=rule) for g, m, rule in asked]
 
 # %% ../../nbs/lib/report/confounds.ipynb #d96cd381
@@ -78,7 +78,7 @@ def embedding_effect(
 ) -> pd.DataFrame:   # group, method, metric, score (merged minus base), ci_low, ci_high
     "What merging the embeddings changes."
     study, found = results.study, []
-    for group, method, metric in product(unidirectional_groups(study), study.methods, METRICS):
+    for group, method, metric in product(study.unidirectional_groups(), study.methods, METRICS):
         base, merge = (System(group, method, embeddings=rule) for rule in EMBEDDINGS_RULES)
         without = score_and_retention(results, base, metric)[0]
         with_them = score_and_retention(results, merge, metric)[0]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..metrics import METRICS
 from .results import Results, ratio, summary
-from .translation_tables import columns, unidirectional_groups
+from .translation_tables import columns
 from ..settings import Study, System
 
 # %% ../../nbs/lib/report/growth.ipynb #85d101a7
@@ -103,7 +103,7 @@ def growth_table(
 ) -> pd.DataFrame:  # snapshot, steps, group, kind, direction, metric, expert, merged, score ...
     "Retention of the groups of Tables 1 and 2, at every snapshot and at the end."
     study, found = results.study, []
-    for moment, group in product(moments(study), unidirectional_groups(study)):
+    for moment, group in product(moments(study), study.unidirectional_groups()):
         for metric in METRICS:
             found += growth_rows(results, group, method, moment, metric)
     return pd.DataFrame(found)

@@ -16,7 +16,7 @@ import pandas as pd
 from ..probe import neurons
 from ..probe.similarity import jackknife
 from ..probe.spans import SPANS
-from .recordings import group_counts, paper_table, recording, systems_of, unidirectional
+from .recordings import group_counts, paper_table, recording, systems_of
 from .results import Results
 from ..settings import BASE, Study
 
@@ -158,7 +158,7 @@ def table5(
 ) -> pd.DataFrame:         # the columns TABLE5
     "Language-specific neurons before and after fine-tuning and after merging, beside the paper's."
     rows = []
-    for group, span in itertools.product(unidirectional(results.study), SPANS):
+    for group, span in itertools.product(results.study.unidirectional_groups(), SPANS):
         for system in systems_of(results.study, group):
             rows += table5_rows(results, group, span, system, resamples)
     return pd.DataFrame(rows)[TABLE5]
@@ -169,7 +169,7 @@ def table5_rules(
 ) -> pd.DataFrame:   # language, neurons, unique, rule, rho, tau, group, system, span, model
     "The base and every language's own expert under other rules and thresholds."
     study, parts = results.study, []
-    for group in unidirectional(study):
+    for group in study.unidirectional_groups():
         members = study.groups[group]
         languages = [study.language_of(d) for d in members]
         for system, span in itertools.product(systems_of(study, group, merges=False), SPANS):

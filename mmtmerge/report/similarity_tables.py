@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..probe import geometry, similarity
 from ..probe.spans import SPANS
-from .recordings import paper_table, recording, systems_of, unidirectional
+from .recordings import paper_table, recording, systems_of
 from .results import Results
 from ..settings import BASE, Study
 
@@ -144,7 +144,7 @@ def table6(
     "CKA by bands of depth, beside the paper's."
     study, rows = results.study, []
     paper = paper_table("table6").set_index(["kind", "span", "band", "comparison"]).cka
-    for group in unidirectional(study):
+    for group in study.unidirectional_groups():
         blocks = blocks_of(tables[group])
         part = with_own_expert(study, tables[group])
         part = part.assign(band=[band(depth, blocks) for depth in part.depth])
@@ -172,7 +172,7 @@ def table7(
 ) -> pd.DataFrame:    # direction, comparison, span, last (2, 1, 0), cka, se, debiased, without_top, paper
     "CKA at the last three depths before the final norm, beside the paper's."
     rows, paper = [], paper_table("table7").set_index(TABLE7_KEY).cka
-    for group in unidirectional(results.study):
+    for group in results.study.unidirectional_groups():
         blocks = blocks_of(tables[group])
         part = with_own_expert(results.study, tables[group])
         part = part.assign(last=blocks - part.depth)

@@ -8,9 +8,8 @@ __all__ = ['TABLES', 'CORPUS', 'OPTIMISER', 'DECODING', 'BASE_STAGE', 'FINETUNE'
            'one_group', 'one_method', 'directions', 'one_system', 'snapshot_or_none', 'rule_or_none', 'one_table',
            'checkpoint', 'base_run', 'of_direction', 'expert', 'base_and_experts', 'merge_key', 'merged_methods',
            'merged_checkpoints', 'merge_cost', 'merge', 'delta_files', 'made_by', 'checkpoint_of', 'made_system',
-           'of_one_direction', 'sentences', 'covering', 'unidirectional_groups', 'evaluated', 'translations', 'probes',
-           'merges', 'task_vectors', 'own_ends', 'growth', 'confounds', 'table_key', 'probes_and_translations',
-           'report_runs']
+           'of_one_direction', 'sentences', 'covering', 'evaluated', 'translations', 'probes', 'merges', 'task_vectors',
+           'own_ends', 'growth', 'confounds', 'table_key', 'probes_and_translations', 'report_runs']
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #ca767121
 from contextlib import suppress
@@ -182,13 +181,9 @@ def covering(
     return each if any(begun(run) for run in each) else [whole]
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #187b72ac
-def unidirectional_groups(study: Study) -> list:
-    "The groups that share a side of the pivot, in the order of the directions."
-    return list(dict.fromkeys(study.own_group(d) for d in study.directions))
-
 def evaluated(study: Study, methods: list) -> list:
     "(system, group or direction) for every model of the main study, merged by some methods."
-    pairs = [(System(), g) for g in unidirectional_groups(study)]
+    pairs = [(System(), g) for g in study.unidirectional_groups()]
     pairs += [(System(expert=d), study.own_group(d)) for d in study.directions]
     return pairs + [(System(g, m), g) for g in study.groups for m in methods]
 
@@ -218,7 +213,7 @@ def own_ends(study: Study) -> list:
 
 def growth(study: Study, params: dict = None) -> list:
     "Translations at every snapshot of the fine-tuning, and at its end."
-    groups, pairs = unidirectional_groups(study), []
+    groups, pairs = study.unidirectional_groups(), []
     for at in study.snapshots():
         pairs += [(System(expert=d, snapshot=at), d) for d in study.directions]
         pairs += [(System(g, "task_arithmetic", snapshot=at), g) for g in groups]
@@ -228,7 +223,7 @@ def growth(study: Study, params: dict = None) -> list:
 
 def confounds(study: Study, params: dict = None) -> list:
     "Translations of the merges under each rule for embeddings, and of the experts; and the merges' own results."
-    groups = unidirectional_groups(study)
+    groups = study.unidirectional_groups()
     systems = [System(g, m, embeddings=rule) for rule in EMBEDDINGS_RULES for g in groups for m in study.methods]
     told = [run for system in systems for run in covering(study, TRANSLATE, system, system.group)]
     return told + own_ends(study)
