@@ -10,7 +10,7 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'print_version', 'options', 'pairs',
            'tell', 'run', 'option_value', 'hyper_options', 'merge_inputs', 'merge', 'write_recording', 'probe',
            'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
-           'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
+           'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -404,7 +404,8 @@ FINETUNE_EXAMPLES = (
     "on the first of two nodes: mmtmerge finetune en-hi --profile paper --address HOST | "
     "on the second: mmtmerge finetune en-hi --profile paper --node 1 --address HOST"
 )
-Expert = Annotated[str, typer.Argument(help="A direction of the study: en-hi.")]
+Expert = Annotated[str, typer.Argument(
+    help="A direction of the study, en-hi; or several of them at once: joint:en-indic, joint:all.")]
 LaunchProfile = Annotated[str, typer.Option(
     help="A profile of settings.ini; its [launch PROFILE] section says on which devices.")]
 OrderSeed = Annotated[int, typer.Option(help="Of the order of the pairs.")]
@@ -425,9 +426,14 @@ def refuse_existing(folder: Path):
     if folder.exists():
         raise UserError(f"{folder} exists already: name another folder, or remove it")
 
+def expert_runs(direction: str, profile: str, seed: int) -> list:
+    "The run of an expert after those that it rests on."
+    last = find_stage("finetune").run(direction=direction, seed=seed)
+    return plans.ordered(load(profile), [last])
+
 def train(direction: str, profile: str, seed: int):
     "Run the notebooks of an expert and of what it rests on; returns where the result lies, and whether it was reused."
-    *before, _ = plans.plan(load(profile), f"finetune/{direction}")
+    *before, _ = expert_runs(direction, profile, seed)
     for run_before in before:
         runner.run_notebook(run_before.stage.name, run_before.given, profile)
     return runner.run_notebook("finetune", dict(direction=direction, seed=seed), profile)
@@ -460,7 +466,7 @@ def finetune(
     if dry_run:
         return
     from mmtmerge.study.rebuild import check_machine
-    check_machine(study, plans.plan(study, f"finetune/{direction}"), os.cpu_count(), "local", cpu)
+    check_machine(study, expert_runs(direction, profile, seed), os.cpu_count(), "local", cpu)
     if node:
         raise typer.Exit(join_training(study, job, words))
     os.environ["MMTMERGE_ADDRESS"] = address

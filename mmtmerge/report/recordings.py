@@ -17,7 +17,7 @@ from ..core import UserError, root
 from ..probe.recording import Recording, load_recording
 from ..probe.spans import SPANS
 from .results import Results
-from ..settings import BASE, Study, System
+from ..settings import BASE, Study, System, file_name
 
 # %% ../../nbs/lib/report/recordings.ipynb #b3508ffb
 def probe_keys(
@@ -27,7 +27,7 @@ def probe_keys(
 ) -> list:            # keys of the probe stage
     "The runs that may hold a recording, in the order in which they are looked for."
     covers = [g for g, members in study.groups.items() if direction in members]
-    return [f"{system}__{name}" for name in [*covers, direction]]
+    return [file_name(f"{system}__{name}") for name in [*covers, direction]]
 
 # %% ../../nbs/lib/report/recordings.ipynb #77b828b6
 @lru_cache(maxsize=None)

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core import UserError, read_json
 from ..metrics import METRICS, bootstrap, bootstrap_weights, interval
-from ..settings import Study
+from ..settings import Study, file_name
 
 # %% ../../nbs/lib/report/results.ipynb #fa79c6a6
 @dataclass
@@ -58,7 +58,7 @@ def find_translation(
 ) -> str:            # key of the translate stage
     "The run in which a system translated a direction; that of a group comes first."
     covers = [g for g, members in study.groups.items() if direction in members]
-    keys = [f"{system}__{name}" for name in [*covers, direction]]
+    keys = [file_name(f"{system}__{name}") for name in [*covers, direction]]
     made = [key for key in keys if study.result("translate", key).exists()]
     return made[0] if made else keys[-1]
 

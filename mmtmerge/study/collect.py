@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core import UserError, atomic_dir, read_json, sha256
 from ..settings import Study
 from .plan import everything, plan
-from .provenance import digests
+from .provenance import digests_of
 from .declaration import Run, stages
 
 # %% ../../nbs/lib/study/collect.ipynb #69dc6f57
@@ -40,7 +40,7 @@ def unfit(
     result: dict,    # read from result.json
 ) -> str:            # '' where it fits
     "Why a result of another machine cannot be used here."
-    for what, digest in digests(study.profile, run.stage.name).items():
+    for what, digest in digests_of(study, run).items():
         theirs = str(result.get(what))[:12]
         if result.get(what) != digest:
             return (f"made with other {what} ({theirs}, here {digest[:12]}): "

@@ -6,8 +6,8 @@
 __all__ = ['BYTES', 'OVERHEAD', 'HOST', 'TOKEN', 'PAIR', 'TEXT', 'LONGEST', 'Shape', 'stated', 'shape_of', 'forward_flops',
            'PairTokens', 'sentence_tokens', 'training_tokens', 'epoch_steps', 'trained_bytes', 'copied_bytes',
            'activation_bytes', 'training_memory', 'Machine', 'memory', 'longest', 'training_gb', 'decoding_gb',
-           'decoded_tokens', 'race_work', 'base', 'saved_gb', 'finetune', 'merge', 'deltas', 'translate', 'probe',
-           'report']
+           'decoded_tokens', 'race_work', 'base', 'saved_gb', 'member_gb', 'finetune', 'merge', 'deltas', 'translate',
+           'probe', 'report']
 
 # %% ../../nbs/lib/study/cost.ipynb #02e384bc
 import math
@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 
 from ..core import UserError
 from ..settings import Study, System, base_spec, named_sections, section
-from ..training.launch import Launch, accumulation, hardware, launch, spacing
+from ..training.launch import Launch, accumulation, hardware, joint_pace, launch, spacing
 
 # %% ../../nbs/lib/study/cost.ipynb #7e2bca1d
 @dataclass(frozen=True)
@@ -114,18 +114,23 @@ def sentence_tokens(
 # %% ../../nbs/lib/study/cost.ipynb #8e754b8e
 def training_tokens(
     study: Study,
-    direction: str,
+    expert: str,           # a direction, or joint:GROUP
 ) -> tuple:                # tokens, of them answer tokens
     "Tokens of one epoch."
-    pair, pairs = sentence_tokens(study, direction), study.train_pairs(direction)
-    return pairs * (pair.prompt + pair.answer), pairs * pair.answer
+    tokens = answers = 0
+    for direction in study.members(expert):
+        pair, pairs = sentence_tokens(study, direction), study.train_pairs(direction)
+        tokens += pairs * (pair.prompt + pair.answer)
+        answers += pairs * pair.answer
+    return tokens, answers
 
 def epoch_steps(
     study: Study,
-    direction: str,
+    expert: str,     # a direction, or joint:GROUP
 ) -> int:            # optimiser steps
     "Steps of one epoch; the last takes what is left of the pairs."
-    return math.ceil(study.train_pairs(direction) / (study.p.batch_size * study.p.gradient_accumulation))
+    pairs = sum(study.train_pairs(direction) for direction in study.members(expert))
+    return math.ceil(pairs / (study.p.batch_size * study.p.gradient_accumulation))
 
 # %% ../../nbs/lib/study/cost.ipynb #982e7c03
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -324,35 +329,46 @@ def base(machine: Machine, params: dict) -> dict:
 def saved_gb(
     machine: Machine,
     steps: int,  # of the whole training
+    members: int = 1,  # directions
 ) -> float:
     "What the trainer's checkpoints take together."
     shape, where = machine.shape, machine.where
+    p = joint_pace(machine.p, members, steps) if members > 1 else machine.p
     again = where.sharded * (1 + 2 * shape.tied * shape.head / shape.parameters)
-    return math.ceil(steps / spacing(machine.p, steps)) * (3 + again) * machine.trained
+    return math.ceil(steps / spacing(p, steps)) * (3 + again) * machine.trained
+
+def member_gb(
+    machine: Machine,
+    direction: str,
+) -> tuple:   # memory of a device in training, without the process; tokens on disk; text in caches
+    "What the sentences of a direction take while they are trained on."
+    pair, pairs = machine.tokens[direction], machine.study.train_pairs(direction)
+    length = pair.prompt + pair.answer
+    trains = training_gb(machine, machine.where, length, pair.answer)
+    on_disk = pairs * (length * TOKEN + PAIR) / 1e9
+    text = pairs * (pair.prompt - pair.shared + pair.answer) * TEXT / 1e9   # as it came, and read: both directions
+    return trains, on_disk, text
 
 def finetune(machine: Machine, params: dict) -> dict:
-    "One expert."
-    direction, where, p = params["direction"], machine.where, machine.p
-    pair, pairs = machine.tokens[direction], machine.study.train_pairs(direction)
-    tokens, answers = (p.epochs * t for t in training_tokens(machine.study, direction))
+    "One expert, of a direction or of several."
+    name, where, p = params["direction"], machine.where, machine.p
+    members = machine.study.members(name)
+    tokens, answers = (p.epochs * t for t in training_tokens(machine.study, name))
     passes = 4 if where.activation_checkpointing else 3
     flops = passes * forward_flops(machine.shape, tokens, answers)
-    steps, snapshots = p.epochs * epoch_steps(machine.study, direction), len(p.snapshots)
-    saved, length = saved_gb(machine, steps), pair.prompt + pair.answer
+    steps, snapshots = p.epochs * epoch_steps(machine.study, name), len(machine.study.snapshots(name))
+    saved = saved_gb(machine, steps, len(members))
     host = 2 * machine.trained if machine.device.get("gpu") else 0
-    on_disk = pairs * (length * TOKEN + PAIR) / 1e9
-    text = (
-        pairs * (pair.prompt - pair.shared + pair.answer) * TEXT / 1e9
-    )  # as it came, and read, for both directions
+    trains, on_disk, text = zip(*[member_gb(machine, direction) for direction in members])
     return dict(
         flops=flops,
         devices=where.processes,
         steps=steps,
         seconds=flops / (machine.operations("mfu") * where.processes) + machine.disk_seconds(saved),
-        **memory(machine, training_gb(machine, where, length, pair.answer), host, where.devices),
+        **memory(machine, max(trains), host, where.devices),
         disk_gb=machine.weights + snapshots * machine.trained,
-        passing_gb=saved - snapshots * machine.trained + on_disk,
-        cache_gb=machine.from_hub * text,
+        passing_gb=saved - snapshots * machine.trained + sum(on_disk),
+        cache_gb=machine.from_hub * sum(text),
     )
 
 # %% ../../nbs/lib/study/cost.ipynb #e8b44de0

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'NOT_COUNTED', 'PACKAGES', 'without_prose', 'imported', 'module_code', 'modules_behind', 'code_digest',
-           'data_digest', 'digests', 'versions', 'gpu_name', 'provenance', 'changed_digests', 'files_are_here',
-           'inputs_are_same', 'stale', 'state', 'refuse_other_values', 'accepted']
+           'data_digest', 'digests', 'digests_of', 'versions', 'gpu_name', 'provenance', 'changed_digests',
+           'files_are_here', 'inputs_are_same', 'stale', 'state', 'refuse_other_values', 'accepted']
 
 # %% ../../nbs/lib/study/provenance.ipynb #7695a575
 import ast
@@ -111,14 +111,23 @@ def data_digest(
 @functools.cache
 def digests(
     profile: str,
-    name: str,     # of a stage
-) -> dict:         # code, data, settings
+    name: str,           # of a stage
+    settings: str = "",  # that a run reads; empty: those of the stage
+) -> dict:               # code, data, settings
     "The digests that a good result of a stage carries here."
     study, stage = load(profile), stages()[name]
-    settings = settings_digest(study, stage.settings)
+    settings = settings_digest(study, settings or stage.settings)
     if stage.master_weights and launch(profile).master:
         settings = hashlib.sha256(f"{settings} master".encode()).hexdigest()
     return dict(code=code_digest(stage.path), data=data_digest(study, stage), settings=settings)
+
+# %% ../../nbs/lib/study/provenance.ipynb #151c3416
+def digests_of(
+    study: Study,
+    run: Run,
+) -> dict:     # code, data, settings
+    "The digests that a good result of a run carries here."
+    return digests(study.profile, run.stage.name, run.settings)
 
 # %% ../../nbs/lib/study/provenance.ipynb #19afdd81
 PACKAGES = (
@@ -155,10 +164,10 @@ def gpu_name():  # str, or None
 # %% ../../nbs/lib/study/provenance.ipynb #c2959580
 def provenance(
     study: Study,
-    stage: Stage,
+    run: Run,
 ) -> dict:   # code, data, settings: digests; versions, cpus; gpu where there is one
     "What a result rests on; called where it is made."
-    record = digests(study.profile, stage.name) | dict(versions=versions(), cpus=os.cpu_count())
+    record = digests_of(study, run) | dict(versions=versions(), cpus=os.cpu_count())
     gpu = gpu_name()
     return record | {"gpu": gpu} if gpu else record
 
@@ -169,7 +178,7 @@ def changed_digests(
     result: dict,    # read from its result.json
 ) -> list:           # of code, data, settings
     "The digests of a result that are not those of today."
-    return [what for what, digest in digests(study.profile, run.stage.name).items() if result.get(what) != digest]
+    return [what for what, digest in digests_of(study, run).items() if result.get(what) != digest]
 
 def files_are_here(
     study: Study,

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..core import UserError, locked, read_json, root, sha256, sweep_partials, write_json
 from ..settings import Study, load, restricted
 from .notebook_parameters import asked_for, parameters
-from .provenance import accepted, digests, provenance, stale
+from .provenance import accepted, digests_of, provenance, stale
 from .declaration import Run, Stage, find_stage, stages
 from .stages.mountdoom import checkpoint_of, made_by
 from ..training.launch import claimed
@@ -56,8 +56,8 @@ class ActiveRun:
         self.namespace, self.stage = namespace, own_stage()
         self.used = self.parameters_now()
         self.whole_study = load(self.used["profile"])
-        self.study = restricted(self.whole_study, f"{self.stage.settings} {self.stage.uncounted}".strip())
         self.run = self.stage.run(**{name: value for name, value in self.used.items() if name != "profile"})
+        self.study = restricted(self.whole_study, f"{self.run.settings} {self.stage.uncounted}".strip())
         self.key = self.run.key
         self.folder = self.run.result(self.study).parent
         self.read = {}     # path of a result.json -> (stage, key) of its run
@@ -105,7 +105,7 @@ def record_of(
     import psutil
     study, started = active.study, psutil.Process().create_time()
     asked = os.environ.get("MMTMERGE_ASKED")
-    record = provenance(active.whole_study, active.stage) | dict(
+    record = provenance(active.whole_study, active.run) | dict(
         stage=active.run.folder, key=active.key, profile=study.profile,
         asked=json.loads(asked) if asked else None, used=active.used, seed=active.used.get("seed", study.p.seed),
         started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
@@ -276,7 +276,7 @@ def work_of(
     "What an attempt at a run does."
     results = {str(i): i.result(study) for i in run.inputs(study)}
     inputs = {name: sha256(path) for name, path in results.items() if path.exists()}
-    return dict(digests(study.profile, run.stage.name), asked=run.given, inputs=inputs)
+    return dict(digests_of(study, run), asked=run.given, inputs=inputs)
 
 def begun_work(
     study: Study,

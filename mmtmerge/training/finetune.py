@@ -19,12 +19,13 @@ from statistics import fmean
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from fastcore.basics import patch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..core import UserError
 from .checkpoints import MarkWhole, last_whole_checkpoint, nearest_step
-from .launch import Launch, accumulation, spacing
+from .launch import Launch, accumulation, joint_pace, spacing
 from .loss import answer_loss, collate
 
 # %% ../../nbs/lib/training/finetune.ipynb #ab4f84fd
@@ -178,6 +179,24 @@ def answering(
     finally:
         del model.forward, model.accepts_loss_kwargs
 
+# %% ../../nbs/lib/training/finetune.ipynb #0ebe1ff4
+@patch
+def evaluate(
+    self: OrderedTrainer,
+    eval_dataset=None,  # None: the trainer's own; a dict has one for each direction
+    ignore_keys=None,
+    metric_key_prefix: str = "eval",
+) -> dict:  # eval_loss and, of several directions, eval_en-hi_loss, ...
+    "The dev loss; of several directions the mean of theirs, too."
+    metrics = Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
+    scored = self.eval_dataset if eval_dataset is None else eval_dataset
+    if not isinstance(scored, dict):
+        return metrics
+    losses = [metrics[f"{metric_key_prefix}_{direction}_loss"] for direction in scored]
+    mean = {f"{metric_key_prefix}_loss": fmean(losses)}
+    self.log(mean)
+    return metrics | mean
+
 # %% ../../nbs/lib/training/finetune.ipynb #3d4331d4
 class SetEpoch(TrainerCallback):
     "Tell the sampler its epoch."
@@ -231,11 +250,16 @@ class Meter(TrainerCallback):
         logs["minutes_left"] = seconds * left / 60
 
 # %% ../../nbs/lib/training/finetune.ipynb #bd445ed6
+def _dev_losses(line):
+    "The dev losses of a line of the log, by name: eval_loss; of several directions eval_en-hi_loss, ..., too."
+    return {name: loss for name, loss in line.items() if name.startswith("eval_") and name.endswith("_loss")}
+
+
 def curve(
     history: list,  # the trainer's log
     every: int,  # steps between two points
     steps: int,  # of the whole training
-) -> list:  # one dict for each point: step, loss, learning_rate, eval_loss
+) -> list:  # one dict for each point: step, loss, learning_rate, eval_loss and its parts
     "The loss curve."
     points, losses, step = [], [], 0
     for line in history:
@@ -246,8 +270,8 @@ def curve(
                 point = dict(step=step, loss=fmean(losses), learning_rate=line["learning_rate"])
                 points.append(point)
                 losses = []
-        elif "eval_loss" in line:
-            points[-1]["eval_loss"] = line["eval_loss"]
+        elif dev := _dev_losses(line):
+            points[-1] |= dev
     return points
 
 # %% ../../nbs/lib/training/finetune.ipynb #ca04bbd0
@@ -285,7 +309,7 @@ def tune(
     model,  # the base, changed in place
     tokenizer,
     train,  # of `examples`
-    dev,  # of `examples`; None: no evaluation, no checkpoint
+    dev,  # of `examples`, or a dict of them by direction; None: no evaluation, no checkpoint
     p,  # the profile's values
     folder: Path,  # for the trainer's checkpoints: an interrupted training goes on from them
     lr: float,  # peak learning rate
@@ -299,6 +323,8 @@ def tune(
             "no training pair is left after the length limits: raise max_words or max_tokens in settings.ini"
         )
     steps = _steps(p, len(train))
+    if dev and isinstance(dev, dict):
+        p = joint_pace(p, len(dev), steps)
     last = last_whole_checkpoint(folder, how)
     with answering(model, once=_computed_once(how)):
         trainer = _trainer(model, train, dev, p, folder, steps, lr, seed, how)

@@ -123,6 +123,16 @@ def _check_template(template, base):
         )
 
 
+def _check_direction(study, name):
+    "Raises UserError for a joint model: LLaMA-Factory cannot choose by a mean over directions."
+    members = study.members(name)
+    if len(members) > 1 or name not in study.directions:
+        raise UserError(
+            f"{name} is chosen by its mean dev loss over {', '.join(members)}, which LLaMA-Factory does not compute:"
+            " export one of these directions, or train it by mmtmerge finetune without --llama-factory"
+        )
+
+
 def llama_factory(
     study: Study,
     direction: str,
@@ -130,7 +140,8 @@ def llama_factory(
     out: Path,  # folder that will appear
     template: str,  # LLaMA-Factory's name of the chat template: qwen; empty: the base's own
 ) -> Path:
-    "Write a job as LLaMA-Factory reads it. Raises UserError if the template does not fit the base."
+    "Write a job as LLaMA-Factory reads it. Raises UserError if the template or the direction does not fit."
+    _check_direction(study, direction)
     _check_template(template, study.p.base)
     instruction = study.instruction(direction)
     sets = _pairs(study, direction, seed)

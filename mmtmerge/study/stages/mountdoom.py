@@ -5,23 +5,27 @@
 # %% auto #0
 __all__ = ['TABLES', 'CORPUS', 'OPTIMISER', 'DECODING', 'BASE_STAGE', 'FINETUNE', 'MERGE', 'DELTA_TABLES', 'DELTAS', 'TRANSLATE',
            'PROBE', 'MAIN', 'TRANSLATION', 'REPORTS', 'NUMBERS', 'GROWTH', 'CONFOUNDS', 'STAGES', 'one_direction',
-           'one_group', 'one_method', 'directions', 'one_system', 'snapshot_or_none', 'rule_or_none', 'one_table',
-           'checkpoint', 'base_run', 'of_direction', 'expert', 'base_and_experts', 'merge_key', 'merged_methods',
-           'merged_checkpoints', 'merge_cost', 'merge', 'delta_files', 'made_by', 'checkpoint_of', 'made_system',
-           'of_one_direction', 'sentences', 'covering', 'evaluated', 'translations', 'probes', 'merges', 'task_vectors',
-           'own_ends', 'growth', 'confounds', 'table_key', 'probes_and_translations', 'report_runs']
+           'one_expert', 'one_group', 'one_method', 'directions', 'one_system', 'snapshot_or_none', 'rule_or_none',
+           'one_table', 'checkpoint', 'base_run', 'of_direction', 'groups_of_joint', 'expert', 'base_and_experts',
+           'merge_key', 'merged_methods', 'merged_checkpoints', 'merge_cost', 'merge', 'delta_files', 'made_by',
+           'checkpoint_of', 'made_system', 'system_of', 'of_one_direction', 'sentences', 'covering', 'evaluated',
+           'translations', 'probes', 'merges', 'task_vectors', 'own_ends', 'growth', 'confounds', 'table_key',
+           'probes_and_translations', 'report_runs']
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #ca767121
 from contextlib import suppress
 
 from ...core import UserError
-from ...settings import EMBEDDINGS_RULES, Study, System, known_name
+from ...settings import EMBEDDINGS_RULES, JOINT, Study, System, file_name, known_name
 from .. import cost
 from ..declaration import Run, Stage, report
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #c1b35f77
 def one_direction(study: Study, value: str):
     study.direction(value)
+
+def one_expert(study: Study, value: str):
+    study.check_expert(value)
 
 def one_group(study: Study, value: str):
     study.check_group(value)
@@ -68,17 +72,20 @@ def base_run(study: Study, params: dict) -> list:
     return [BASE_STAGE.run()]
 
 def of_direction(params: dict) -> str:
-    return str(params["direction"])
+    return file_name(params["direction"])
+
+def groups_of_joint(params: dict) -> str:
+    return "groups" if params["direction"].startswith(JOINT) else ""
 
 FINETUNE = Stage(
     "finetune", "runs/mountdoom/finetune",
-    settings=f"{CORPUS} {OPTIMISER} lr train_pairs eval_pairs snapshots",
-    named_by=dict(direction=one_direction), key=of_direction, inputs=base_run,
+    settings=f"{CORPUS} {OPTIMISER} lr train_pairs eval_pairs snapshots", more_settings=groups_of_joint,
+    named_by=dict(direction=one_expert), key=of_direction, inputs=base_run,
     splits=("train", "dev"), files=checkpoint,
     gpus="all", master_weights=True, priority=2, cost=cost.finetune)
 
 def expert(study: Study, direction: str) -> Run:
-    "The run that makes an expert."
+    "The run that makes an expert of a direction, or joint:GROUP."
     return FINETUNE.run(direction=direction, seed=study.p.seed)
 
 # %% ../../../nbs/lib/study/stages/mountdoom.ipynb #7d8fec50
@@ -143,11 +150,17 @@ def checkpoint_of(study: Study, system):     # -> Path
 def made_system(study: Study, params: dict) -> list:
     return [made_by(study, params["system"])]
 
+def system_of(study: Study, name: str) -> System:
+    "A system by its name in files, where a joint model has no colon."
+    expert, at, snapshot = name.partition("@")
+    joint = {file_name(known): known for known in study.joint_names()}
+    return study.system(joint.get(expert, expert) + at + snapshot)
+
 def of_one_direction(study: Study, key: str):
     "The parameters of a run on one direction, by its key; None where the key is not of that form."
     system, _, direction = key.partition("__")
     with suppress(UserError):
-        return dict(system=str(study.system(system)), direction=study.direction(direction))
+        return dict(system=str(system_of(study, system)), direction=study.direction(direction))
 
 def sentences(study: Study, params: dict) -> list:
     return ["sentences.parquet"]
