@@ -8,7 +8,7 @@ BIN     := $(abspath $(VENV))/bin
 READY   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help rebuild mountdoom growth confounds test lint pages lab docs readme setup
+.PHONY: help rebuild mountdoom growth confounds repair test lint pages lab docs readme setup
 
 help:     ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1: /'
@@ -23,6 +23,9 @@ growth: $(READY)  ## retention as fine-tuning grows
 
 confounds: $(READY)  ## the four methods with and without merged embeddings, with a free lam
 	$(BIN)/mmtmerge rebuild confounds --profile $(PROFILE) --cores $(CORES)
+
+repair: $(READY)  ## what can be done about it: trunks with small parts, decoding in the target's script, joint training
+	$(BIN)/mmtmerge rebuild repair --profile $(PROFILE) --cores $(CORES)
 
 test: lint pages  ## what CI runs: notebooks and modules in step, every library notebook as stored, tests (ALL=1: the slow ones too)
 	$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile --no-loadscope-reorder --durations 15 $(if $(ALL),,-m "not slow")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'CONSTANTS', 'OPENING', 'NAMES', 'COMMON_SCRIPTS', 'OTHER_NAMES', 'BASE', 'EMBEDDINGS_RULES', 'JOINT', 'ALL',
-           'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'ALWAYS', 'number', 'value', 'typed', 'nested', 'sections',
-           'named_sections', 'section', 'profiles', 'base_spec', 'Language', 'scripts', 'check_script', 'Direction',
-           'System', 'file_name', 'known_name', 'Study', 'expand_groups', 'merged', 'as_list', 'read_grids', 'load',
-           'Declared', 'declared_values', 'restricted', 'settings_digest']
+           'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'LISTS', 'ALWAYS', 'number', 'value', 'typed', 'nested',
+           'sections', 'named_sections', 'section', 'profiles', 'base_spec', 'Language', 'scripts', 'check_script',
+           'Direction', 'System', 'file_name', 'known_name', 'Study', 'expand_groups', 'merged', 'as_list',
+           'read_grids', 'load', 'Declared', 'declared_values', 'restricted', 'settings_digest']
 
 # %% ../nbs/lib/settings.ipynb #4ad07391
 import ast
@@ -495,6 +495,8 @@ def read_grids() -> dict:   # grid -> method -> parameter -> list of values
     return grids
 
 # %% ../nbs/lib/settings.ipynb #0563b98a
+LISTS = ("rungs", "snapshots", "repair_lams", "repair_ranks", "repair_blocks")   # values that are lists, even of one
+
 def load(
     profile: str = "laptop",  # a profile of settings.ini
 ) -> Study:
@@ -505,7 +507,7 @@ def load(
     values = merged(nested(ini.items("profile")), section("profile", profile))
     methods = study["methods"].split()
     languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
-    for key in ("rungs", "snapshots"):
+    for key in LISTS:
         values[key] = as_list(values[key])
     values["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
     codes = [study["pivot"], *languages]
