@@ -6,7 +6,7 @@
 __all__ = ['FAULTS', 'JOINT_POINT', 'frontier_rows', 'frontier_table', 'Repaired', 'sides_of_group', 'point_rows', 'mean_fault',
            'against_joint', 'repaired_table', 'confusion_row', 'confusion_table', 'percent', 'cell', 'headline']
 
-# %% ../../nbs/lib/report/frontier.ipynb #8558cd1a
+# %% ../../nbs/lib/report/frontier.ipynb #d488a208
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..repair.candidates import Candidate
 from .results import Results, ratio, resampled, summary
 from ..settings import Study, System
 
-# %% ../../nbs/lib/report/frontier.ipynb #5eea53bd
+# %% ../../nbs/lib/report/frontier.ipynb #1779ae52
 FAULTS = ("off_target", "empty", "copy", "token_limit", "repetition")
 
 def frontier_rows(
@@ -35,17 +35,17 @@ def frontier_rows(
 
 def frontier_table(
     results: Results,
-    keys: list,        # of runs of the stage `repair`: en-indic, en-indic@.25
+    keys: list,        # of runs of the stage `repair-dev`: en-indic, en-indic@.25
 ) -> pd.DataFrame:     # group, snapshot, family, value, trunk, ..., models, metric, score, ci_low, ci_high, off_target, ...
     "Everything that was measured on dev."
     rows = []
     for key in keys:
         group, _, snapshot = key.partition("@")
-        for made in results.read("repair", key)["result"]["candidates"]:
+        for made in results.read("repair-dev", key)["result"]["candidates"]:
             rows += frontier_rows(group, snapshot, made)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #0e59577d
+# %% ../../nbs/lib/report/frontier.ipynb #d3611f2e
 @dataclass(frozen=True)
 class Repaired:
     "Points of the repair study as one report reads them."
@@ -75,7 +75,7 @@ class Repaired:
         kept = [ratio(self.draws(group, point, d, metric), self.expert(d, metric)) for d in directions]
         return np.mean(kept, axis=0)
 
-# %% ../../nbs/lib/report/frontier.ipynb #879b5c8e
+# %% ../../nbs/lib/report/frontier.ipynb #f75db18e
 def sides_of_group(study: Study, directions: list) -> dict:   # name -> directions
     "All directions of a group, and those of either side where it has both."
     sides = {"all": list(directions)}
@@ -83,7 +83,7 @@ def sides_of_group(study: Study, directions: list) -> dict:   # name -> directio
         sides.setdefault(study.side(d), []).append(d)
     return sides if len(sides) > 2 else {"all": list(directions)}
 
-# %% ../../nbs/lib/report/frontier.ipynb #9ced839b
+# %% ../../nbs/lib/report/frontier.ipynb #a1a033e4
 JOINT_POINT = "joint"
 
 def point_rows(
@@ -126,7 +126,7 @@ def repaired_table(
             rows += point_rows(repaired, group, name, JOINT_POINT in names)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #a52c055c
+# %% ../../nbs/lib/report/frontier.ipynb #06f170da
 def confusion_row(
     repaired: Repaired,
     group: str,
@@ -162,7 +162,7 @@ def confusion_table(
                     rows.append(about | confusion_row(repaired, group, method, point, directions, metric))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #9cd9ae2a
+# %% ../../nbs/lib/report/frontier.ipynb #673f9faf
 def percent(
     row,      # score, ci_low, ci_high
 ) -> str:
