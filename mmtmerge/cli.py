@@ -438,6 +438,7 @@ def train(direction: str, profile: str, seed: int):
         runner.run_notebook(run_before.stage.name, run_before.given, profile)
     return runner.run_notebook("finetune", dict(direction=direction, seed=seed), profile)
 
+# %% ../nbs/lib/cli.ipynb #91e86500
 @app.command(epilog=FINETUNE_EXAMPLES)
 def finetune(
     direction: Expert,

@@ -201,11 +201,12 @@ class Direction(str):
     def __reduce__(self):
         return Direction, (self.source, self.target)
 
-# %% ../nbs/lib/settings.ipynb #2a2569fc
+# %% ../nbs/lib/settings.ipynb #84171829
 BASE = "base"                          # the system that nothing was fine-tuned from
 EMBEDDINGS_RULES = ("base", "merge")   # what may become of the embeddings in a merge
 JOINT = "joint:"                       # begins the name of a model that is fine-tuned on several directions
 
+# %% ../nbs/lib/settings.ipynb #2a2569fc
 @dataclass(frozen=True)
 class System:
     "A model of the study: a merge (group and method), an expert, or, with none of them, the base."

@@ -349,6 +349,7 @@ def member_gb(
     text = pairs * (pair.prompt - pair.shared + pair.answer) * TEXT / 1e9   # as it came, and read: both directions
     return trains, on_disk, text
 
+# %% ../../nbs/lib/study/cost.ipynb #e26135c2
 def finetune(machine: Machine, params: dict) -> dict:
     "One expert, of a direction or of several."
     name, where, p = params["direction"], machine.where, machine.p

@@ -69,9 +69,9 @@ def spread(project: Path, sharding, devices, dtype="float32", epochs=1, **more):
     file.write_text(text)
 
 
-def job(project: Path, name: str) -> Job:
+def job(project: Path, name: str, direction="en-hi") -> Job:
     "A job of the miniature model, described in its file."
-    made = Job("smoke", "en-hi", 42, str(project / name), str(project / "mmtmerge/data/miniature"))
+    made = Job("smoke", direction, 42, str(project / name), str(project / "mmtmerge/data/miniature"))
     write_json(made.file, asdict(made))
     return made
 
