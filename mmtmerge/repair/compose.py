@@ -9,7 +9,8 @@ __all__ = ['BFLOAT16', 'ruled', 'statistics', 'encode_expert', 'switched', 'unif
 from collections.abc import Mapping
 
 from ..merge.task_vectors import headers, require
-from .parts import Difference, check_difference, decode, encode, one_thread, part_of, stored_bytes, unified
+from .parts import Difference, check_difference, decode, encode, one_thread, part_of
+from .parts import stored_bytes, unified
 from .where import count_blocks, find_rule, parse_rules
 
 # %% ../../nbs/lib/repair/compose.ipynb #d2a0c1b5

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from ..core import UserError, nearest
 from ..merge.by_tensor import layer_counts, layer_of
 from ..merge.task_vectors import embedding_names, require
-from . import parts
+from . import masks, parts, signs, sparse
 from .parts import check_part, find_part
 
 # %% ../../nbs/lib/repair/where.ipynb #8626556a
-PARTS_REGISTERED = (parts,)   # importing these modules registers their parts
+PARTS_REGISTERED = (masks, parts, signs, sparse)   # importing these modules registers their parts
 PROJECTIONS = tuple(f".{letter}_proj.weight" for letter in ("q", "k", "v", "o", "gate", "up", "down"))
 
 def is_projection(name, shape):
