@@ -92,7 +92,8 @@ def unify(
     for name, rule in ruled(base, rules).items():
         part, _ = part_of(rule, tuple(headers(base)[name].shape))
         if part.needs_shared:
-            vectors[name] = unified(rule, base[name], [expert[name] for expert in experts.values()])
+            tensors = [expert[name] for expert in experts.values()]
+            vectors[name] = unified(rule, base[name], tensors, name)
     return vectors
 
 # %% ../../nbs/lib/repair/compose.ipynb #32e1e435

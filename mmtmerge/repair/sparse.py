@@ -114,7 +114,8 @@ def ternary(
     mask = largest(flat, kept_number(rho, len(flat)))
     values = flat[mask]
     scale = c * sum_of_magnitudes(values) / max(len(values), 1)
-    return dict(mask=compressed(mask), signs=packed(values >= 0), scale=torch.tensor([scale], dtype=torch.float32))
+    fields = dict(mask=compressed(mask), signs=packed(values >= 0))
+    return fields | dict(scale=torch.tensor([scale], dtype=torch.float32))
 
 # %% ../../nbs/lib/repair/sparse.ipynb #396d3842
 def drop_plain(
