@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from .models import end_of_sequence, prompts
+from .script import Excluded, restrictions
 
 # %% ../nbs/lib/translate.ipynb #2a0ec6ce
 NEWLINES = ("\n", "Ċ")  # as vocabularies write a new line: plainly, or as the byte-level BPE does
@@ -126,17 +127,24 @@ def best_token(
     head: torch.Tensor,  # (vocabulary, width): weights of the output embeddings
     hidden: torch.Tensor,  # (rows, width)
     slice_: int = 1024,  # rows of the head at a time, on a CPU
+    excluded: torch.Tensor = None,  # (rows, vocabulary) bool
 ) -> torch.Tensor:  # (rows,) int64, the first of equals
-    "Token with the largest logit."
+    "Token with the largest logit, of those that are not excluded."
     slices = head.split(slice_ if head.device.type == "cpu" else len(head))
-    tops = [(hidden @ part.T).max(-1) for part in slices]
+    tops = []
+    for number, part in enumerate(slices):
+        logits = hidden @ part.T
+        if excluded is not None:
+            start = number * len(slices[0])
+            logits.masked_fill_(excluded[:, start : start + len(part)], float("-inf"))
+        tops.append(logits.max(-1))
     values = torch.stack([top.values for top in tops])  # (slices, rows)
     indices = torch.stack([top.indices for top in tops])
     best = values.max(0).indices[None]  # the slice that has the largest
     return indices.gather(0, best)[0] + best[0] * len(slices[0])
 
 # %% ../nbs/lib/translate.ipynb #f93a1dff
-def _forward(model, ids, mask, cache):
+def _forward(model, ids, mask, cache, excluded=None):
     "Run the model on new columns, (rows, new columns); the next token of each row."
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     outputs = model.get_decoder()(
@@ -147,7 +155,13 @@ def _forward(model, ids, mask, cache):
         use_cache=True,
     )
     head = model.get_output_embeddings().weight
-    return best_token(head, outputs.last_hidden_state[:, -1])
+    return best_token(head, outputs.last_hidden_state[:, -1], excluded=excluded)
+
+
+def _head(model):
+    "Rows of the output layer, and the device where it is."
+    head = model.get_output_embeddings().weight
+    return len(head), head.device
 
 
 def _prefix_cache(model, prefix):
@@ -168,7 +182,7 @@ def _repeated(model, prefix, rows):
     return cache
 
 
-def _start(model, at, asked, prefix, pad):
+def _start(model, at, asked, prefix, pad, excluded=None):
     "Rows of new prompts, each with its first new token."
     shared = prefix.get_seq_length()
     longest = max(map(len, asked))
@@ -180,7 +194,7 @@ def _start(model, at, asked, prefix, pad):
     cache = _repeated(model, prefix, len(asked))
     ids = torch.tensor(ids, device=model.device)
     mask = torch.tensor(mask, device=model.device)
-    return Rows(at, cache, mask, _forward(model, ids, mask, cache))
+    return Rows(at, cache, mask, _forward(model, ids, mask, cache, excluded))
 
 # %% ../nbs/lib/translate.ipynb #80b23050
 def _settle(rows, out, limits, ends):
@@ -197,11 +211,11 @@ def _settle(rows, out, limits, ends):
     return ended
 
 
-def _advance(model, rows):
+def _advance(model, rows, excluded=None):
     "One more token in every row."
     column = rows.mask.new_ones(len(rows.at), 1)
     rows.mask = torch.cat([rows.mask, column], 1)
-    rows.token = _forward(model, rows.token[:, None], rows.mask, rows.cache)
+    rows.token = _forward(model, rows.token[:, None], rows.mask, rows.cache, excluded)
 
 # %% ../nbs/lib/translate.ipynb #7af47d3d
 def _progress(count, label):
@@ -218,12 +232,14 @@ def generate(
     stops: list,  # token ids that end a translation
     p,  # the profile's values: decode_batch
     label: str = "",  # shown next to the progress bar
+    keep: list = None,  # mmtmerge.script.Keep or None for each; None: decoding is free
 ) -> list:  # new token ids of each, without the stop
     "Greedy decoding; rows leave as they end, and others take their places."
     out = [[] for _ in asked]
     if not asked:
         return out
     ends = set(stops)
+    excluded = Excluded(keep or [None] * len(asked), *_head(model))
     prefix = _prefix_cache(model, asked[0][: common_prefix(asked)])
     waiting = sorted(range(len(asked)), key=lambda i: (-len(asked[i]), i))
     rows = Rows([], None, None, None)
@@ -232,11 +248,11 @@ def generate(
         if waiting and len(rows.at) <= 0.75 * p.decode_batch:
             free = p.decode_batch - len(rows.at)
             first, waiting = waiting[:free], waiting[free:]
-            new = _start(model, first, [asked[i] for i in first], prefix, stops[0])
+            new = _start(model, first, [asked[i] for i in first], prefix, stops[0], excluded.rows(first, out))
             bar.update(_settle(new, out, limits, ends))
             rows.join(new)
         else:
-            _advance(model, rows)
+            _advance(model, rows, excluded.rows(rows.at, out))
             bar.update(_settle(rows, out, limits, ends))
     bar.close()
     return out
@@ -273,8 +289,11 @@ def translate(
     sources: list,  # str
     p,  # the profile's values: decode_batch, new_token_ratio, new_token_extra
     label: str = "",  # shown next to the progress bar
+    keep=None,  # mmtmerge.script.Script, or a list with one (or None) for each source
 ) -> Translations:  # in the order of the sources
     "Translate sentences greedily."
     started = time.time()
     asked, limits, stops = ask(tokenizer, instruction, sources, p)
-    return read(tokenizer, generate(model, asked, limits, stops, p, label), limits, started)
+    kept = restrictions(keep, tokenizer, sources, stops)
+    out = generate(model, asked, limits, stops, p, label, kept)
+    return read(tokenizer, out, limits, started)

@@ -14,13 +14,18 @@ import sys
 def translated(
     model,  # vllm.LLM
     sampling,  # vllm.SamplingParams
-    job: dict,  # asked (token ids of each prompt), limits (most new tokens of each), stops (token ids)
+    job: dict,  # asked (token ids of each prompt), limits (most new tokens of each), stops (token ids),
+    # and maybe allowed (lists of token ids), which (number of each prompt's list, or None)
 ) -> list:  # new token ids of each prompt, without the stop
     "Greedy continuations of prompts."
     stops, ends = job["stops"], set(job["stops"])
+    lists = job.get("allowed", [])
+    which = job.get("which", [None] * len(job["limits"]))
     wanted = []
-    for limit in job["limits"]:
+    for limit, number in zip(job["limits"], which):
         options = dict(temperature=0, max_tokens=limit, stop_token_ids=stops, detokenize=False)
+        if number is not None:
+            options["allowed_token_ids"] = lists[number]
         wanted.append(sampling(**options))
     prompts = [{"prompt_token_ids": ids} for ids in job["asked"]]
     answers = []
