@@ -9,7 +9,8 @@ __all__ = ['BFLOAT16', 'ruled', 'statistics', 'encode_expert', 'switched', 'unif
 from collections.abc import Mapping
 
 from ..merge.task_vectors import headers, require
-from .parts import Difference, check_difference, decode, encode, one_thread, part_of, stored_bytes, unified
+from .parts import Difference, check_difference, decode, encode, one_thread, part_of
+from .parts import stored_bytes, unified
 from .where import count_blocks, find_rule, parse_rules
 
 # %% ../../nbs/lib/repair/compose.ipynb #d2a0c1b5
@@ -91,7 +92,8 @@ def unify(
     for name, rule in ruled(base, rules).items():
         part, _ = part_of(rule, tuple(headers(base)[name].shape))
         if part.needs_shared:
-            vectors[name] = unified(rule, base[name], [expert[name] for expert in experts.values()])
+            tensors = [expert[name] for expert in experts.values()]
+            vectors[name] = unified(rule, base[name], tensors, name)
     return vectors
 
 # %% ../../nbs/lib/repair/compose.ipynb #32e1e435

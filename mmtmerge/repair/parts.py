@@ -43,7 +43,7 @@ class Difference:
 class Part:
     "A registered part."
     name: str
-    encode: Callable            # (Difference, **hyper-parameters) -> what is stored, name of a field -> tensor
+    encode: Callable            # (Difference, **hyper-parameters) -> what is stored, field -> tensor
     decode: Callable            # (trunk, stored, shared) -> weights, float32 unless they are stored whole
     plain: Callable = None      # (Difference, **hyper-parameters) -> approximated residual, as in the paper
     matrices: bool = False      # for two dimensions; tensors with fewer are kept whole
@@ -106,7 +106,7 @@ def part_of(
     rule,           # has `part` and `hyper`
     shape: tuple,   # of the tensor
 ) -> tuple:         # Part, hyper-parameters
-    "What a rule means for a tensor of this shape. Raises UserError if it is no matrix but larger than a vector."
+    "What a rule means for a tensor of this shape. Raises UserError for a stack of matrices, if it needs one."
     part = find_part(rule.part)
     if not part.matrices or len(shape) == 2:
         return part, rule.hyper
@@ -117,7 +117,7 @@ def part_of(
 # %% ../../nbs/lib/repair/parts.ipynb #35181685
 def check_difference(
     d: Difference,
-    part: Part,
+    part: Part = None,   # None: the tensors alone
 ):
     "Raises UserError if the tensors do not fit each other, hold NaN or Inf, or a shared vector is missing."
     who = f"tensor {d.name!r}: " if d.name else ""
@@ -128,7 +128,7 @@ def check_difference(
     require(floating, f"{who}{d.trunk.dtype} and {d.expert.dtype}: parts are for floating types")
     require(finite(d.expert), f"{who}the expert holds NaN or Inf: its training diverged, run it again")
     require(finite(d.trunk), f"{who}the trunk holds NaN or Inf: repair the model it was made from")
-    if part.needs_shared:
+    if part and part.needs_shared:
         given = d.shared is not None and tuple(d.shared.shape) == shape
         require(given, f"{who}part {part.name} needs the vector that all directions share, "
                        f"of the shape {shape}: compute it with `unified`")
@@ -156,7 +156,8 @@ def encode(
 ) -> dict:                     # name of a field -> tensor, as a file holds it
     "The part of one tensor. Raises UserError if the tensors or the rule do not fit."
     part, hyper = part_of(rule, trunk.shape)
-    difference = Difference(trunk, expert, shared, seed, name, statistic)
+    on_cpu = None if shared is None else shared.cpu()
+    difference = Difference(trunk.cpu(), expert.cpu(), on_cpu, seed, name, statistic)
     check_difference(difference, part)
     with one_thread():
         return part.encode(difference, **hyper)
@@ -168,27 +169,36 @@ def decode(
     stored: dict,            # name of a field -> tensor
     shared: Tensor = None,   # of `unified`, for parts that need it
 ) -> Tensor:                 # weights of the direction, shape and type of the trunk
-    "The trunk's tensor with its part. Raises UserError if a shared vector is missing."
+    "The trunk's tensor with its part. Raises UserError if a field or a shared vector is missing."
     part, _ = part_of(rule, trunk.shape)
     missing = part.needs_shared and shared is None
     require(not missing, f"part {part.name} needs the vector that all directions share")
-    with one_thread():
-        weights = part.decode(trunk.detach(), stored, shared)
-    return weights.to(trunk.dtype).view(trunk.shape)
+    on_cpu = None if shared is None else shared.cpu()
+    try:
+        with one_thread():
+            weights = part.decode(trunk.detach().cpu(), stored, on_cpu)
+    except KeyError as field:
+        raise UserError(f"the field {field} of part {part.name} is missing, there are {list(stored)}: "
+                        "use the rules that the parts were made with") from None
+    return weights.to(trunk.device, trunk.dtype).view(trunk.shape)
 
 # %% ../../nbs/lib/repair/parts.ipynb #a81e567d
 def unified(
     rule,             # has `part`
     base: Tensor,
     experts: list,    # of tensors like it
+    name: str = "",   # of the tensor, for messages
 ) -> Tensor:          # float32
-    "The vector that all directions share. Raises UserError for a part that has none."
+    "The vector that all directions share. Raises UserError if a part has none, or tensors do not fit."
     part = find_part(rule.part)
-    sharing = [name for name, other in PARTS.items() if other.needs_shared]
+    sharing = [other.name for other in PARTS.values() if other.needs_shared]
     require(part.needs_shared, f"part {part.name} shares nothing between directions; "
                                f"parts that do: {', '.join(sharing)}")
     require(experts, "there is no expert: give at least one")
-    return part.unify(base.detach(), [expert.detach() for expert in experts])
+    for expert in experts:
+        check_difference(Difference(base, expert, name=name))
+    with one_thread():
+        return part.unify(base.detach().cpu(), [expert.detach().cpu() for expert in experts])
 
 # %% ../../nbs/lib/repair/parts.ipynb #fc6767e3
 def stored_bytes(
@@ -216,7 +226,7 @@ def whole_plain(d):
 
 def take_whole(trunk, stored, shared):
     "The expert's own weights."
-    return stored["whole"]
+    return stored["whole"].clone()
 
 @part(take_whole, plain=whole_plain)
 def whole(

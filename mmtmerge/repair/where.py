@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from ..core import UserError, nearest
 from ..merge.by_tensor import layer_counts, layer_of
 from ..merge.task_vectors import embedding_names, require
-from . import parts
+from . import masks, parts, signs, sparse
 from .parts import check_part, find_part
 
 # %% ../../nbs/lib/repair/where.ipynb #8626556a
-PARTS_REGISTERED = (parts,)   # importing these modules registers their parts
+PARTS_REGISTERED = (masks, parts, signs, sparse)   # importing these modules registers their parts
 PROJECTIONS = tuple(f".{letter}_proj.weight" for letter in ("q", "k", "v", "o", "gate", "up", "down"))
 
 def is_projection(name, shape):
@@ -98,11 +98,13 @@ def check_where(
 ):
     "Raises UserError for an unknown kind or selection of blocks, or for wrong numbers."
     selections = [*SELECTIONS, "only"]
-    require(where.kind in KINDS, f"{text!r}: unknown kind of tensors {where.kind!r}: {nearest(where.kind, KINDS)}")
+    require(where.kind in KINDS,
+            f"{text!r}: unknown kind of tensors {where.kind!r}: {nearest(where.kind, KINDS)}")
     if not where.selection:
         return
-    require(where.selection in selections,
-            f"{text!r}: unknown selection of blocks {where.selection!r}: {nearest(where.selection, selections)}")
+    known = where.selection in selections
+    require(known, f"{text!r}: unknown selection of blocks {where.selection!r}: "
+                   f"{nearest(where.selection, selections)}")
     require(where.numbers, f"{text!r}: {where.selection} needs a number")
     if where.selection != "only":
         one = len(where.numbers) == 1 and where.numbers[0] > 0
@@ -122,7 +124,7 @@ def parse_where(
         where = Where(kind, selection, tuple(blocks))
     else:
         require(not compact.startswith("blocks"),
-                f"{text!r}: blocks are written as blocks:last(6)/projections, or only(3,7) instead of last(6)")
+                f"{text!r}: blocks are written as blocks:last(6)/projections or blocks:only(3,7)/all")
         where = Where(compact)
     check_where(where, text)
     return where
@@ -176,7 +178,7 @@ def parse_part(
     try:
         name, values, named = parse_call(text)
     except (SyntaxError, ValueError):
-        raise UserError(f"{text!r} is no part: write for example low_rank(8), or bits(1, rows=True)") from None
+        raise UserError(f"{text!r} is no part: write for example low_rank(8) or bits(1, rows=True)") from None
     parameters = list(find_part(name).parameters)
     takes = ", ".join(parameters) or "none"
     require(len(values) <= len(parameters), f"{text!r}: more values than hyper-parameters; it takes: {takes}")
@@ -220,7 +222,7 @@ def parse_rules(
         if not piece.strip():
             continue
         where, equals, part = piece.partition("=")
-        require(equals, f"{piece.strip()!r} is no rule: write WHERE=PART, for example projections=low_rank(8)")
+        require(equals, f"{piece.strip()!r} is no rule: write WHERE=PART, as projections=low_rank(8)")
         rules.append(Rule(where, *parse_part(part)))
     return rules
 
