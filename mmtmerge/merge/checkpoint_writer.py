@@ -72,10 +72,11 @@ def shard_names(
 TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 def file_header(
-    tensors: dict,    # name -> (shape, dtype)
-) -> tuple:           # (bytes with which the file begins, name -> byte at which its numbers begin)
+    tensors: dict,           # name -> (shape, dtype)
+    metadata: dict = None,   # more to say of the file: str -> str
+) -> tuple:                  # (bytes with which the file begins, name -> byte at which its numbers begin)
     "The header of a safetensors file."
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {"__metadata__": {"format": "pt"} | (metadata or {})}, 0
     for name, (shape, dtype) in sorted(tensors.items(), key=lambda item: (-item[1][1].itemsize, item[0])):
         start, end = end, end + bytes_of(shape, dtype)
         header[name] = dict(dtype=TYPE_NAMES[dtype], shape=list(shape), data_offsets=[start, end])
@@ -89,9 +90,10 @@ class TensorFile:
     "A safetensors file whose tensors are written one by one, from any thread."
     def __init__(self,
         path: Path,
-        tensors: dict,    # name -> (shape, dtype)
+        tensors: dict,           # name -> (shape, dtype)
+        metadata: dict = None,   # more to say of the file: str -> str
     ):
-        beginning, self.starts = file_header(tensors)
+        beginning, self.starts = file_header(tensors, metadata)
         self.file = open(path, "wb", buffering=0)
         self.file.write(beginning)
 
