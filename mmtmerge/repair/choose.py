@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['FLOOR', 'resamples', 'draws', 'retention_draws', 'retention', 'point_retention', 'best_of', 'recommended']
 
-# %% ../../nbs/lib/repair/choose.ipynb #042d37e8
+# %% ../../nbs/lib/repair/choose.ipynb #3e289d25
 from functools import lru_cache
 
 import numpy as np
 
 from .. import metrics
-from .candidates import EXPERTS, Candidate
+from .candidates import Candidate
 
-# %% ../../nbs/lib/repair/choose.ipynb #9bb00f4b
+# %% ../../nbs/lib/repair/choose.ipynb #1c3a1371
 @lru_cache
 def resamples(
     n: int,       # sentences
@@ -33,7 +33,7 @@ def draws(
     stats = np.array(made["stats"][metric])
     return metrics.bootstrap(metric, stats, resamples(len(stats), count, seed))
 
-# %% ../../nbs/lib/repair/choose.ipynb #88a95044
+# %% ../../nbs/lib/repair/choose.ipynb #19c07205
 def retention_draws(
     measured: dict,      # direction -> statistics of the candidate
     experts: dict,       # direction -> statistics of the experts
@@ -63,7 +63,7 @@ def retention(
     low, high = metrics.interval(kept) if len(kept) else (np.nan, np.nan)
     return dict(score=float(values[0]), ci_low=float(low), ci_high=float(high))
 
-# %% ../../nbs/lib/repair/choose.ipynb #558d9ec4
+# %% ../../nbs/lib/repair/choose.ipynb #4b7c47bd
 def point_retention(
     measured: dict,    # direction -> statistics
     experts: dict,     # direction -> statistics
@@ -81,7 +81,7 @@ def best_of(
     "The candidate that keeps most of its experts' chrF2."
     return max(contest, key=lambda c: point_retention(measured[c.name]["directions"], experts))
 
-# %% ../../nbs/lib/repair/choose.ipynb #6d5a0538
+# %% ../../nbs/lib/repair/choose.ipynb #27095682
 FLOOR = .95   # of the experts' score
 
 def recommended(

@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'Trunks', 'block_of', 'block_changes', 'block_rankings', 'rank_of', 'truncated', 'Parts', 'Trials',
            'owners_of', 'statistics_of']
 
-# %% ../../nbs/lib/repair/trials.ipynb #f56054ea
+# %% ../../nbs/lib/repair/trials.ipynb #05a98dc8
 import json
 import random
 from pathlib import Path
@@ -21,7 +21,7 @@ from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
 from .compose import encode_expert, size_in_models, switched, unify
 from .where import count_blocks, parse_rules, rules_text
 
-# %% ../../nbs/lib/repair/trials.ipynb #5d4d9fbc
+# %% ../../nbs/lib/repair/trials.ipynb #076bd224
 class Trunks:
     "The trunks of one group, built when they are asked for; the last one is kept."
     def __init__(self,
@@ -62,7 +62,7 @@ class Trunks:
             self.built = {trunk: made}
         return self.built[trunk]
 
-# %% ../../nbs/lib/repair/trials.ipynb #d14a22c3
+# %% ../../nbs/lib/repair/trials.ipynb #e1336be7
 def block_of(name: str):   # number, or None outside of the blocks
     "The block that a parameter belongs to."
     numbers = [part for part in name.split(".") if part.isdigit()]
@@ -97,7 +97,7 @@ def block_rankings(
         found["least similar"] = [int(b) for b in np.argsort(similarity, kind="stable")]
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #c11a16e7
+# %% ../../nbs/lib/repair/trials.ipynb #59c86ede
 def rank_of(rules: list):   # of Rule; -> r, or None
     "The rank, where all parts are of low rank."
     ranks = {rule.hyper["r"] for rule in rules if rule.part == "low_rank"}
@@ -116,7 +116,7 @@ def truncated(
         found[name] = dict(B=stored["B"][:, :r].contiguous(), A=stored["A"][:r].contiguous())
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #e96a8e50
+# %% ../../nbs/lib/repair/trials.ipynb #c489e42c
 class Parts:
     "What every direction keeps; for the trunk and the rules that were asked for last."
     def __init__(self,
@@ -147,7 +147,7 @@ class Parts:
             made = {d: truncated(parts, r) for d, parts in made.items()}
         return made, shared
 
-# %% ../../nbs/lib/repair/trials.ipynb #76887d37
+# %% ../../nbs/lib/repair/trials.ipynb #c57e985b
 class Trials:
     "Measures candidates with one resident model. Raises UserError if the file is another study's."
     def __init__(self,
@@ -211,13 +211,13 @@ class Trials:
             f.write(("\n" if f.tell() else "") + json.dumps(line))
         self.measured[candidate.name] = line
 
-# %% ../../nbs/lib/repair/trials.ipynb #c74ec34e
+# %% ../../nbs/lib/repair/trials.ipynb #63936aa8
 def owners_of(directions: list, swapped: bool) -> dict:
     "direction -> the direction whose part it is given."
     shifted = directions[1:] + directions[:1] if swapped else directions
     return dict(zip(directions, shifted))
 
-# %% ../../nbs/lib/repair/trials.ipynb #6f0e7992
+# %% ../../nbs/lib/repair/trials.ipynb #a364767e
 SCORES = ("BLEU", "chrF2")
 
 def statistics_of(

@@ -6,17 +6,16 @@
 __all__ = ['FAULTS', 'JOINT_POINT', 'frontier_rows', 'frontier_table', 'Repaired', 'sides_of_group', 'point_rows', 'mean_fault',
            'against_joint', 'repaired_table', 'confusion_row', 'confusion_table', 'percent', 'cell', 'headline']
 
-# %% ../../nbs/lib/report/frontier.ipynb #d488a208
+# %% ../../nbs/lib/report/frontier.ipynb #af666e3a
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from ..repair.candidates import Candidate
 from .results import Results, ratio, resampled, summary
 from ..settings import Study, System
 
-# %% ../../nbs/lib/report/frontier.ipynb #1779ae52
+# %% ../../nbs/lib/report/frontier.ipynb #47437346
 FAULTS = ("off_target", "empty", "copy", "token_limit", "repetition")
 
 def frontier_rows(
@@ -36,7 +35,7 @@ def frontier_rows(
 def frontier_table(
     results: Results,
     keys: list,        # of runs of the stage `repair-dev`: en-indic, en-indic@.25
-) -> pd.DataFrame:     # group, snapshot, family, value, trunk, ..., models, metric, score, ci_low, ci_high, off_target, ...
+) -> pd.DataFrame:     # group, snapshot, family, value, trunk, ..., models, metric, score, ci_low, ci_high, faults
     "Everything that was measured on dev."
     rows = []
     for key in keys:
@@ -45,7 +44,7 @@ def frontier_table(
             rows += frontier_rows(group, snapshot, made)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #d3611f2e
+# %% ../../nbs/lib/report/frontier.ipynb #557a74c1
 @dataclass(frozen=True)
 class Repaired:
     "Points of the repair study as one report reads them."
@@ -75,7 +74,7 @@ class Repaired:
         kept = [ratio(self.draws(group, point, d, metric), self.expert(d, metric)) for d in directions]
         return np.mean(kept, axis=0)
 
-# %% ../../nbs/lib/report/frontier.ipynb #f75db18e
+# %% ../../nbs/lib/report/frontier.ipynb #f37a09c3
 def sides_of_group(study: Study, directions: list) -> dict:   # name -> directions
     "All directions of a group, and those of either side where it has both."
     sides = {"all": list(directions)}
@@ -83,7 +82,7 @@ def sides_of_group(study: Study, directions: list) -> dict:   # name -> directio
         sides.setdefault(study.side(d), []).append(d)
     return sides if len(sides) > 2 else {"all": list(directions)}
 
-# %% ../../nbs/lib/report/frontier.ipynb #a1a033e4
+# %% ../../nbs/lib/report/frontier.ipynb #53a5af4c
 JOINT_POINT = "joint"
 
 def point_rows(
@@ -126,7 +125,7 @@ def repaired_table(
             rows += point_rows(repaired, group, name, JOINT_POINT in names)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #06f170da
+# %% ../../nbs/lib/report/frontier.ipynb #d24f1d47
 def confusion_row(
     repaired: Repaired,
     group: str,
@@ -162,7 +161,7 @@ def confusion_table(
                     rows.append(about | confusion_row(repaired, group, method, point, directions, metric))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #673f9faf
+# %% ../../nbs/lib/report/frontier.ipynb #e69b0ebc
 def percent(
     row,      # score, ci_low, ci_high
 ) -> str:

@@ -6,13 +6,13 @@
 __all__ = ['LINES', 'POINTS', 'LEAST', 'beyond_one', 'draw_lines', 'draw_points', 'draw_joint', 'size_axis', 'message',
            'frontier']
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #437bc836
+# %% ../../nbs/lib/report/frontier_figure.ipynb #1006f24e
 import numpy as np
 import pandas as pd
 
 from .theme import BLACK, COLORS, DARK, subplots
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #4984d297
+# %% ../../nbs/lib/report/frontier_figure.ipynb #4324160e
 LINES = {   # family -> (label, colour, mark, line)
     "low rank on the merge": ("low rank on the merge", COLORS[0], "o", "-"),
     "low rank on the merge, script": ("the same, target's script", COLORS[0], "o", ":"),
@@ -32,7 +32,7 @@ POINTS = {  # family -> (label, colour, mark); the best of the family
     "experts": ("experts", BLACK, "*"),
 }
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #029221d9
+# %% ../../nbs/lib/report/frontier_figure.ipynb #c8385898
 LEAST = .006    # where one model alone stands on the axis
 
 def beyond_one(models):
@@ -49,10 +49,10 @@ def draw_lines(
         if line.empty:
             continue
         main = family == "low rank on the merge"
-        gaps = [line.score - line.ci_low, line.ci_high - line.score]
-        ax.errorbar(beyond_one(line.models), line.score, gaps, color=color, marker=mark, ls=dash, lw=2.4 if main else 1.2,
-                    ms=5, elinewidth=.8, label=label, zorder=3 if main else 2)
-        below.plot(beyond_one(line.models), line.off_target, color=color, marker=mark, ls=dash, lw=1, ms=4)
+        gaps, at = [line.score - line.ci_low, line.ci_high - line.score], beyond_one(line.models)
+        thick = dict(lw=2.4, zorder=3) if main else dict(lw=1.2, zorder=2)
+        ax.errorbar(at, line.score, gaps, color=color, marker=mark, ls=dash, ms=5, elinewidth=.8, label=label, **thick)
+        below.plot(at, line.off_target, color=color, marker=mark, ls=dash, lw=1, ms=4)
 
 def draw_points(
     ax, below,
@@ -65,8 +65,9 @@ def draw_points(
             continue
         best = found.loc[found.score.idxmax()]
         gap = [[best.score - best.ci_low], [best.ci_high - best.score]]
-        ax.errorbar(beyond_one(best.models), best.score, gap, color=color, marker=mark, ls="none", ms=8, elinewidth=.8, label=label)
-        below.plot(beyond_one(best.models), best.off_target, color=color, marker=mark, ls="none", ms=6)
+        at = beyond_one(best.models)
+        ax.errorbar(at, best.score, gap, color=color, marker=mark, ls="none", ms=8, elinewidth=.8, label=label)
+        below.plot(at, best.off_target, color=color, marker=mark, ls="none", ms=6)
 
 def draw_joint(
     ax,
@@ -80,7 +81,7 @@ def draw_joint(
     ax.axhline(at_end.score, color=COLORS[3], lw=1, label="joint model")
     ax.axhspan(at_end.ci_low, at_end.ci_high, color=COLORS[3], alpha=.12, lw=0)
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #e782f22f
+# %% ../../nbs/lib/report/frontier_figure.ipynb #81253dac
 def size_axis(
     ax,
     most: float,   # models

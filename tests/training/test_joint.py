@@ -17,7 +17,8 @@ from mmtmerge.settings import BASE, System, file_name, load, profiles
 from mmtmerge.study import cost
 from mmtmerge.study.plan import plan
 from mmtmerge.study.stages.mountdoom import TRANSLATE, made_by, of_one_direction, system_of
-from mmtmerge.study.stages.repair import joint_models, joint_translations
+from mmtmerge.repair.candidates import joint_moments
+from mmtmerge.study.stages.repair import repair_groups
 from mmtmerge.training.checkpoints import MarkWhole
 from mmtmerge.training.finetune import OrderedTrainer, answering, arguments, tune
 from mmtmerge.training.job import data, direction_data, scored_sets, union, work
@@ -101,11 +102,11 @@ def test_groups_and_lines_of_the_main_study_stay():
 
 def test_what_repairs_are_compared_with():
     study = load("laptop")
-    assert joint_models(study) == ["joint:indic-en", "joint:en-indic", "joint:all"]
-    for run in joint_translations(study):
-        system, group = run.given["system"], run.given["direction"]
-        assert set(study.groups[group]) <= set(study.members(study.system(system).expert))
-    assert len(joint_translations(study)) == 2 * (1 + 1 + 2)
+    moments = {group: joint_moments(study, group) for group in repair_groups(study)}
+    told = {group: at for group, at in moments.items() if at}
+    assert told == {"indic-en": ["", ".25"], "en-indic": ["", ".25"], "all": ["", ".125"]}
+    trained = {run.key for run in plan(study, "repair") if run.folder == "finetune"}
+    assert {"joint-indic-en", "joint-en-indic", "joint-all"} <= trained
 
 
 # Data
