@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'ROWS', 'Rank', 'FactorType', 'Difference', 'Part', 'part', 'find_part', 'check_part', 'part_of',
            'check_difference', 'one_thread', 'encode', 'decode', 'unified', 'stored_bytes', 'memory_bytes',
-           'whole_plain', 'take_whole', 'whole', 'low_rank_plain', 'gram_of_columns', 'leading_directions',
+           'whole_plain', 'take_whole', 'whole', 'low_rank_plain', 'gram_of_columns', 'leading_eigenvectors',
            'low_rank_factors', 'low_rank_product', 'add_low_rank', 'low_rank']
 
 # %% ../../nbs/lib/repair/parts.ipynb #1c5da44a
@@ -261,10 +261,10 @@ def gram_of_columns(
     return total
 
 # %% ../../nbs/lib/repair/parts.ipynb #0d2c9386
-def leading_directions(
+def leading_eigenvectors(
     m: Tensor,   # (rows, columns) float32, rows >= columns
     r: int,      # how many
-) -> Tensor:     # (columns, r or fewer) float32, orthonormal
+) -> Tensor:     # (columns, r) float32, orthonormal; fewer where there are fewer columns
     "Leading eigenvectors of the columns' Gram matrix."
     if not m.shape[1]:
         return m.new_empty(0, 0)
@@ -283,7 +283,7 @@ def low_rank_factors(
     "Two factors of the best approximation of this rank."
     tall = residual.shape[0] >= residual.shape[1]
     m = residual if tall else residual.T
-    q = leading_directions(m, r)
+    q = leading_eigenvectors(m, r)
     b, a = (m @ q, q.T) if tall else (q, (m @ q).T)
     dtype = getattr(torch, kind)
     return dict(B=b.to(dtype).contiguous(), A=a.to(dtype).contiguous())

@@ -200,7 +200,7 @@ def part_text(
 
 @dataclass(frozen=True)
 class Rule:
-    "Tensors and the part that they get. Raises UserError for a wrong place, part or value."
+    "Tensors and the part that they get. Raises UserError for wrong tensors, parts or values."
     where: str                                         # [blocks:SELECTION(k)/]KIND
     part: str                                          # of PARTS
     hyper: dict = field(default_factory=dict, hash=False)   # hyper-parameters by name
