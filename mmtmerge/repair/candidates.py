@@ -8,13 +8,13 @@ __all__ = ['EXPERTS', 'BASE', 'JOINT', 'MERGE', 'MERGE_ALL', 'LOW_RANK', 'ROUTED
            'contests', 'scaled', 'references', 'controls', 'point', 'differing_targets', 'joint_moments',
            'all_families']
 
-# %% ../../nbs/lib/repair/candidates.ipynb #4861f34e
+# %% ../../nbs/lib/repair/candidates.ipynb #dc9b4682
 from dataclasses import asdict, dataclass, replace
 
 from ..settings import ALL, Study
 from ..settings import JOINT as JOINT_NAME
 
-# %% ../../nbs/lib/repair/candidates.ipynb #a985693e
+# %% ../../nbs/lib/repair/candidates.ipynb #65c8e0a4
 EXPERTS, BASE, JOINT = "experts", "base", "joint"
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Trunk:
     def __str__(self):
         if not self.merged:
             return self.kind + (f"@{self.snapshot}" if self.snapshot else "")
-        values = [f"{name}={value:g}" for name, value in (*self.hyper, ("lam", self.lam))]
+        values = [f"{name}={value}" for name, value in (*self.hyper, ("lam", self.lam))]
         return f"{self.kind}({', '.join(values)}, embeddings={self.embeddings})"
 
-# %% ../../nbs/lib/repair/candidates.ipynb #396c8537
+# %% ../../nbs/lib/repair/candidates.ipynb #38d96c01
 @dataclass(frozen=True)
 class Candidate:
     "One way to serve all directions of a group."
@@ -65,7 +65,7 @@ class Candidate:
         trunk = dict(spec["trunk"], hyper=tuple(map(tuple, spec["trunk"]["hyper"])))
         return cls(**dict(spec, trunk=Trunk(**trunk)))
 
-# %% ../../nbs/lib/repair/candidates.ipynb #9f94078e
+# %% ../../nbs/lib/repair/candidates.ipynb #2d1f7cfd
 @dataclass(frozen=True)
 class Family:
     "Candidates that differ in one value."
@@ -97,7 +97,7 @@ FAMILIES = (
     Family("EMR", BASE, "all=emr()", (1,)),
 )
 
-# %% ../../nbs/lib/repair/candidates.ipynb #ec6dcefc
+# %% ../../nbs/lib/repair/candidates.ipynb #e5ffd250
 def block_families(
     study: Study,
     rankings: dict,   # random, most changed, ...: block numbers, the first to choose first
@@ -114,7 +114,7 @@ def block_families(
             found.append(Family(f"low rank in {name} blocks", MERGE, low, (k,)))
     return found
 
-# %% ../../nbs/lib/repair/candidates.ipynb #155b1627
+# %% ../../nbs/lib/repair/candidates.ipynb #528675db
 def trunk_of(
     family: Family,
     lam: float,      # of the merges
@@ -136,7 +136,7 @@ def members(
     trunk = trunk_of(family, lam)
     return [Candidate(family.name, trunk, family.rules.format(f"{v:g}"), family.keep, v) for v in values]
 
-# %% ../../nbs/lib/repair/candidates.ipynb #b5b2ab63
+# %% ../../nbs/lib/repair/candidates.ipynb #4db5074c
 BARE, BARE_SCRIPT, PARTS = "bare", "bare, script", "parts"
 
 def contests(
@@ -168,7 +168,7 @@ def scaled(
     trunks = [Trunk(method, lam, embeddings, fixed) for lam in lams]
     return [Candidate(f"{method}, script", trunk, keep="script", value=trunk.lam) for trunk in trunks]
 
-# %% ../../nbs/lib/repair/candidates.ipynb #763c9504
+# %% ../../nbs/lib/repair/candidates.ipynb #5a1cd868
 def references(
     joint: list,     # snapshots of the joint model, '' for its end; empty: there is none
 ) -> list:           # of Candidate
@@ -190,7 +190,7 @@ def controls(
     found = [Candidate(f"bare merge, {keep}", bare, keep=keep) for keep in ways]
     return [*found, replace(part, family="swapped parts", swapped=True)]
 
-# %% ../../nbs/lib/repair/candidates.ipynb #1227ad07
+# %% ../../nbs/lib/repair/candidates.ipynb #6879e1e0
 SCRIPT = "script"
 POINTS = {
     "bare": BARE, "bare-script": BARE_SCRIPT, "parts": PARTS, "parts-script": PARTS,
@@ -213,7 +213,7 @@ def point(
     winner = winners[kind or name.replace("-", ", ")]
     return replace(winner, family=name, keep=keep)
 
-# %% ../../nbs/lib/repair/candidates.ipynb #2135283b
+# %% ../../nbs/lib/repair/candidates.ipynb #5e6e8e6e
 def differing_targets(
     directions: list,   # of Direction
 ) -> bool:

@@ -6,13 +6,13 @@
 __all__ = ['LINES', 'POINTS', 'LEAST', 'beyond_one', 'draw_lines', 'draw_points', 'draw_joint', 'size_axis', 'message',
            'frontier']
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #1006f24e
+# %% ../../nbs/lib/report/frontier_figure.ipynb #9d91d505
 import numpy as np
 import pandas as pd
 
 from .theme import BLACK, COLORS, DARK, subplots
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #4324160e
+# %% ../../nbs/lib/report/frontier_figure.ipynb #0b5e8a4d
 LINES = {   # family -> (label, colour, mark, line)
     "low rank on the merge": ("low rank on the merge", COLORS[0], "o", "-"),
     "low rank on the merge, script": ("the same, target's script", COLORS[0], "o", ":"),
@@ -32,7 +32,7 @@ POINTS = {  # family -> (label, colour, mark); the best of the family
     "experts": ("experts", BLACK, "*"),
 }
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #c8385898
+# %% ../../nbs/lib/report/frontier_figure.ipynb #c8898660
 LEAST = .006    # where one model alone stands on the axis
 
 def beyond_one(models):
@@ -81,7 +81,7 @@ def draw_joint(
     ax.axhline(at_end.score, color=COLORS[3], lw=1, label="joint model")
     ax.axhspan(at_end.ci_low, at_end.ci_high, color=COLORS[3], alpha=.12, lw=0)
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #81253dac
+# %% ../../nbs/lib/report/frontier_figure.ipynb #6f5473ad
 def size_axis(
     ax,
     most: float,   # models
