@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOOR', 'resamples', 'draws', 'retention_draws', 'retention', 'point_retention', 'best_of', 'recommended']
 
-# %% ../../nbs/lib/repair/choose.ipynb #3e289d25
+# %% ../../nbs/lib/repair/choose.ipynb #334b1129
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from .. import metrics
 from .candidates import Candidate
 
-# %% ../../nbs/lib/repair/choose.ipynb #1c3a1371
+# %% ../../nbs/lib/repair/choose.ipynb #ecefc15e
 @lru_cache
 def resamples(
     n: int,       # sentences
@@ -33,7 +33,7 @@ def draws(
     stats = np.array(made["stats"][metric])
     return metrics.bootstrap(metric, stats, resamples(len(stats), count, seed))
 
-# %% ../../nbs/lib/repair/choose.ipynb #19c07205
+# %% ../../nbs/lib/repair/choose.ipynb #63017eb2
 def retention_draws(
     measured: dict,      # direction -> statistics of the candidate
     experts: dict,       # direction -> statistics of the experts
@@ -56,14 +56,16 @@ def retention(
     count: int,
     seed: int,
     directions=None,
-) -> dict:               # score, ci_low, ci_high
+) -> dict:               # score, ci_low, ci_high; None where an expert scores nothing
     "Retention with its paired 95 % interval."
     values = retention_draws(measured, experts, metric, count, seed, directions)
     kept = values[1:][np.isfinite(values[1:])]
-    low, high = metrics.interval(kept) if len(kept) else (np.nan, np.nan)
-    return dict(score=float(values[0]), ci_low=float(low), ci_high=float(high))
+    if not len(kept) or np.isnan(values[0]):
+        return dict(score=None, ci_low=None, ci_high=None)
+    low, high = metrics.interval(kept)
+    return dict(score=float(values[0]), ci_low=low, ci_high=high)
 
-# %% ../../nbs/lib/repair/choose.ipynb #4b7c47bd
+# %% ../../nbs/lib/repair/choose.ipynb #303ce71c
 def point_retention(
     measured: dict,    # direction -> statistics
     experts: dict,     # direction -> statistics
@@ -81,7 +83,7 @@ def best_of(
     "The candidate that keeps most of its experts' chrF2."
     return max(contest, key=lambda c: point_retention(measured[c.name]["directions"], experts))
 
-# %% ../../nbs/lib/repair/choose.ipynb #27095682
+# %% ../../nbs/lib/repair/choose.ipynb #96c159cd
 FLOOR = .95   # of the experts' score
 
 def recommended(

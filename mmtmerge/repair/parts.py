@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from scipy.linalg import eigh
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..core import UserError, nearest
@@ -136,11 +138,12 @@ def check_difference(
 # %% ../../nbs/lib/repair/parts.ipynb #560871d7
 @contextlib.contextmanager
 def one_thread():
-    "PyTorch's operations run on one thread inside the block."
+    "PyTorch and SciPy compute on one thread inside the block."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -268,8 +271,9 @@ def leading_eigenvectors(
     "Leading eigenvectors of the columns' Gram matrix."
     if not m.shape[1]:
         return m.new_empty(0, 0)
-    _, vectors = torch.linalg.eigh(gram_of_columns(m))
-    leading = vectors.flip(1)[:, :r]
+    n = m.shape[1]
+    _, vectors = eigh(gram_of_columns(m).numpy(), subset_by_index=(max(0, n - r), n - 1))
+    leading = torch.from_numpy(vectors).flip(1)
     largest = leading.abs().argmax(0, keepdim=True)
     signs = leading.gather(0, largest).sign()
     return (leading * signs).float()
