@@ -1448,6 +1448,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mmtmerge.repair.trials.block_of': ('lib/repair/trials.html#block_of', 'mmtmerge/repair/trials.py'),
                                         'mmtmerge.repair.trials.block_rankings': ( 'lib/repair/trials.html#block_rankings',
                                                                                    'mmtmerge/repair/trials.py'),
+                                        'mmtmerge.repair.trials.block_similarity': ( 'lib/repair/trials.html#block_similarity',
+                                                                                     'mmtmerge/repair/trials.py'),
                                         'mmtmerge.repair.trials.owners_of': ( 'lib/repair/trials.html#owners_of',
                                                                               'mmtmerge/repair/trials.py'),
                                         'mmtmerge.repair.trials.rank_of': ('lib/repair/trials.html#rank_of', 'mmtmerge/repair/trials.py'),

@@ -7,7 +7,7 @@ __all__ = ['REPAIRS', 'REPAIR_SETTINGS', 'REPAIR', 'REPAIR_TEST', 'STAGES', 'rep
            'one_point', 'group_models', 'repair_inputs', 'repair_key', 'tried', 'repair_cost', 'repaired',
            'test_inputs', 'test_cost', 'sentences_of', 'on_devtest', 'on_dev', 'frontier', 'confusion']
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #a59e2adf
+# %% ../../../nbs/lib/study/stages/repair.ipynb #ce22d218
 from ...repair import candidates
 from ...repair.candidates import all_families, differing_targets, joint_moments
 from ...settings import ALL, JOINT, Study, System, known_name
@@ -16,7 +16,7 @@ from ..declaration import Run, Stage, report
 from .mountdoom import BASE_STAGE, CORPUS, DECODING, TRANSLATE
 from .mountdoom import covering, expert, merge, own_ends, snapshot_or_none
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #d4168e72
+# %% ../../../nbs/lib/study/stages/repair.ipynb #188b9dca
 def repair_groups(study: Study) -> list:
     "The groups that are repaired: those of the study, and all directions."
     return list(dict.fromkeys([*study.groups, ALL]))
@@ -46,9 +46,9 @@ def points(
 def one_point(study: Study, value: str):
     known_name(value, sorted({point for group in repair_groups(study) for point in points(study, group)}), "point")
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #7be68223
+# %% ../../../nbs/lib/study/stages/repair.ipynb #eeb33c29
 REPAIRS = "repair_from repair_lines repair_lams repair_ranks repair_blocks"
-REPAIR_SETTINGS = f"{CORPUS} {DECODING} snapshots methods groups grid_engine dare_seed bootstrap {REPAIRS}"
+REPAIR_SETTINGS = f"{CORPUS} {DECODING} batch_size snapshots methods groups grid_engine dare_seed bootstrap {REPAIRS}"
 
 def group_models(study: Study, group: str) -> list:
     "The runs that make the base, the experts of a group and its joint model."
@@ -98,7 +98,7 @@ def repaired(study: Study, group: str, snapshot: str = "") -> Run:
     "The run that tries repairs of a group."
     return REPAIR.run(group=group, snapshot=snapshot)
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #29ddb811
+# %% ../../../nbs/lib/study/stages/repair.ipynb #3790abe3
 def test_inputs(study: Study, params: dict) -> list:
     return [*group_models(study, params["group"]), repaired(study, params["group"])]
 
@@ -122,7 +122,7 @@ def on_devtest(study: Study) -> list:
     "The runs of all points."
     return [REPAIR_TEST.run(group=g, point=point) for g in repair_groups(study) for point in points(study, g)]
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #f2967c1b
+# %% ../../../nbs/lib/study/stages/repair.ipynb #7331d2b6
 def on_dev(study: Study) -> list:
     "The runs on dev: every group, and earlier moments of those that share a side and differ in the other."
     differing = [g for g in study.unidirectional_groups() if differing_targets(study.groups[g])]
