@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['METHOD_LABELS', 'ROW_LABELS', 'LATEX_SIGNS', 'write_csv', 'arrow', 'row_label', 'column_language', 'column_label',
            'column_heads', 'wide', 'TextTable', 'text_table', 'markdown', 'latex', 'html_page', 'write_formats',
-           'corpus_note', 'selection_note', 'table_notes', 'made_files', 'link', 'index_page']
+           'corpus_note', 'selection_note', 'table_notes']
 
 # %% ../../nbs/lib/report/layout.ipynb #b6c54757
-import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +36,14 @@ ROW_LABELS = METHOD_LABELS | {"expert": "Fine-tuned (own)", BASE: "Base"}
 def arrow(
     study: Study,
     pair: str,    # hi-en, or a side of the pivot: xx-en
-) -> str:         # Hindi → English, XX → English
+) -> str:         # Hindi → English; Into English
     "A direction, or a side of the pivot, in words."
     asked = Direction.parse(pair)
-    names = ["XX" if code == "xx" else study.language(code).name for code in (asked.source, asked.target)]
-    return " → ".join(names)
+    if asked.source == "xx":
+        return f"Into {study.language(asked.target).name}"
+    if asked.target == "xx":
+        return f"From {study.language(asked.source).name}"
+    return f"{study.language(asked.source).name} → {study.language(asked.target).name}"
 
 # %% ../../nbs/lib/report/layout.ipynb #56992f29
 def row_label(
@@ -88,7 +90,7 @@ def column_heads(
     heads = {(m, d): column_label(study, m, d, sided) for m, d in pairs}
     spanners = list(dict.fromkeys(spanner for spanner, _ in heads.values()))
     if sided:
-        spanners.sort(key=lambda spanner: spanner.startswith("XX"))
+        spanners.sort(key=lambda spanner: spanner.startswith("Into"))
     return dict(sorted(heads.items(), key=lambda item: spanners.index(item[1][0])))
 
 # %% ../../nbs/lib/report/layout.ipynb #ed617f0f
@@ -123,7 +125,7 @@ def text_table(
     scale: float = 1,    # 100 for per cent
 ) -> TextTable:
     "A tidy table as text."
-    score, low, high = (scale * wide(study, tidy, c) for c in ("score", "ci_low", "ci_high"))
+    score, low, high = ((scale * wide(study, tidy, c)).round(2) for c in ("score", "ci_low", "ci_high"))
     half = (high - low) / 2
     text = score.map("{:.1f}".format) + " ±" + half.map("{:.1f}".format)
     merged = [row_label(study, m) for m in study.methods]
@@ -237,39 +239,3 @@ def table_notes(
                 f"({study.p.bootstrap} resamples, the same sentences in all languages); "
                 "the CSV has its ends.")
     return [corpus_note(study, n), interval, selection_note(study)]
-
-# %% ../../nbs/lib/report/layout.ipynb #5147f0ff
-def made_files(
-    study: Study,
-    also=(),          # files to come, relative to the profile's folder
-) -> dict:            # title -> paths
-    "Tables, figures, numbers and executed reports of a profile."
-    def found(folder, *endings):
-        return [path for ending in endings for path in sorted(folder.glob(f"*.{ending}"))]
-    reports = {*found(study.out / "report", "ipynb"), *(study.out / name for name in also)}
-    return dict(Tables=found(study.tables, "html", "csv"),
-                Figures=found(study.figures, "png", "csv"),
-                Numbers=sorted(study.out.glob("numbers.json")), Reports=sorted(reports))
-
-# %% ../../nbs/lib/report/layout.ipynb #b61c6450
-def link(
-    path: Path,
-    folder: Path,   # that the link is relative to
-) -> str:
-    "A list item that links a file."
-    address = html.escape(path.relative_to(folder).as_posix())
-    return f'<li><a href="{address}">{html.escape(path.name)}</a></li>'
-
-# %% ../../nbs/lib/report/layout.ipynb #3dd86ce0
-def index_page(
-    study: Study,
-    also=(),          # files to come: the report that writes this page
-) -> str:             # HTML
-    "A page that links tables, figures, numbers and executed reports."
-    body = ""
-    for title, paths in made_files(study, also).items():
-        links = "".join(link(path, study.out) for path in paths)
-        body += f"<h2>{title}</h2><ul>{links}</ul>" if links else ""
-    title = f"<title>mmtmerge: {study.profile}</title>"
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}'
-    return f"{head}<h1>mmtmerge: profile {study.profile}</h1>{body}</html>\n"

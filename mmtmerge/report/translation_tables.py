@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ALL_METRICS', 'LAYOUTS', 'Layout', 'directions_of_topology', 'merge_rows', 'rows', 'columns', 'cells_of',
            'published_scores', 'Published', 'mean_score', 'check_sentences', 'translation_table', 'best_merge',
-           'best_merges', 'with_expert_names', 'order_agreement', 'diagnosis_table', 'expert_row', 'experts_table']
+           'best_merges', 'with_expert_names', 'without_expert_names', 'order_agreement', 'diagnosis_table',
+           'expert_row', 'experts_table']
 
 # %% ../../nbs/lib/report/translation_tables.ipynb #41c0f3dd
 from dataclasses import dataclass
@@ -200,6 +201,17 @@ def with_expert_names(
     average = tidy.direction.str.startswith("average")
     kept = tidy.system.ne("expert") | average
     return tidy.assign(system=tidy.system.where(kept, tidy.direction))
+
+# %% ../../nbs/lib/report/translation_tables.ipynb #ca790e21
+def without_expert_names(
+    study: Study,
+    named: pd.DataFrame,   # of `with_expert_names`
+) -> pd.DataFrame:
+    "The table as it was before its experts were named: of Tables 3 and 4 the experts are one row."
+    if not named.system.eq("expert").any():
+        return named
+    own = named.system.isin(study.directions)
+    return named.assign(system=named.system.where(~own, "expert"))
 
 # %% ../../nbs/lib/report/translation_tables.ipynb #0fcb583f
 def order_agreement(
