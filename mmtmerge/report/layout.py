@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHOD_LABELS', 'ROW_LABELS', 'LATEX_SIGNS', 'write_csv', 'arrow', 'row_label', 'column_language', 'column_label',
-           'column_heads', 'wide', 'TextTable', 'text_table', 'markdown', 'latex', 'html_page', 'write_formats',
-           'corpus_note', 'selection_note', 'table_notes']
+           'column_heads', 'wide', 'range_of_directions', 'with_range', 'TextTable', 'range_text', 'text_table',
+           'markdown', 'latex', 'html_page', 'write_formats', 'corpus_note', 'selection_note', 'table_notes']
 
 # %% ../../nbs/lib/report/layout.ipynb #b6c54757
 from dataclasses import dataclass
@@ -106,6 +106,32 @@ def wide(
     flat.columns = pd.MultiIndex.from_tuples(list(heads.values()))
     return flat.set_axis([row_label(study, name) for name in flat.index], axis=0)
 
+# %% ../../nbs/lib/report/layout.ipynb #3911f55e
+def range_of_directions(
+    study: Study,
+    tidy: pd.DataFrame,    # of translation_table, retention_table or growth_table
+    mean: pd.Series,       # one of its rows
+) -> tuple:                # (lowest, highest); NaN where the row is no average
+    "The range of the directions that an average is over."
+    if not mean.direction.startswith("average"):
+        return np.nan, np.nan
+    side = mean.direction.removeprefix("average").strip()
+    members = [d for d in study.directions if side in ("", study.side(d))]
+    same = tidy.direction.isin(members)
+    for name in ("kind", "group", "snapshot", "system", "metric"):
+        if name in tidy:
+            same &= tidy[name] == mean[name]
+    return tidy.score[same].min(), tidy.score[same].max()
+
+def with_range(
+    study: Study,
+    tidy: pd.DataFrame,    # of translation_table, retention_table or growth_table
+) -> pd.DataFrame:         # with columns lowest and highest
+    "The same table with the range of the directions beside every average."
+    ranges = [range_of_directions(study, tidy, row) for _, row in tidy.iterrows()]
+    lowest, highest = zip(*ranges)
+    return tidy.assign(lowest=lowest, highest=highest)
+
 # %% ../../nbs/lib/report/layout.ipynb #9896c129
 @dataclass
 class TextTable:
@@ -115,6 +141,18 @@ class TextTable:
     merged: list         # row labels of merged models
     caption: str
     notes: list          # sentences below the table
+
+# %% ../../nbs/lib/report/layout.ipynb #52f3528d
+def range_text(
+    study: Study,
+    tidy: pd.DataFrame,   # of translation_table or retention_table
+    scale: float,         # 100 for per cent
+) -> pd.DataFrame:        # text, in the paper's layout
+    "What is added to the cells of averages: the range of their directions."
+    ranged = with_range(study, tidy)
+    low, high = ((scale * wide(study, ranged, c)).round(2) for c in ("lowest", "highest"))
+    text = " (" + low.map("{:.1f}".format) + "–" + high.map("{:.1f}".format) + ")"
+    return text.where(low.notna(), "")
 
 # %% ../../nbs/lib/report/layout.ipynb #bc7602a3
 def text_table(
@@ -127,7 +165,7 @@ def text_table(
     "A tidy table as text."
     score, low, high = ((scale * wide(study, tidy, c)).round(2) for c in ("score", "ci_low", "ci_high"))
     half = (high - low) / 2
-    text = score.map("{:.1f}".format) + " ±" + half.map("{:.1f}".format)
+    text = score.map("{:.1f}".format) + " ±" + half.map("{:.1f}".format) + range_text(study, tidy, scale)
     merged = [row_label(study, m) for m in study.methods]
     shown = score.round(1)
     highest = shown.eq(shown.loc[merged].max())
@@ -237,5 +275,5 @@ def table_notes(
     "Sample, model and intervals, in words."
     interval = ("± is half the width of the 95 % bootstrap interval over sentences "
                 f"({study.p.bootstrap} resamples, the same sentences in all languages); "
-                "the CSV has its ends.")
+                "the CSV has its ends. In brackets after an average: its lowest and its highest direction.")
     return [corpus_note(study, n), interval, selection_note(study)]

@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from .layout import METHOD_LABELS
+from .layout import METHOD_LABELS, with_range
 from .results import Results, summary
 from ..settings import BIDIRECTIONAL, MANY_TO_ONE, ONE_TO_MANY, Study, System
 
@@ -157,7 +157,7 @@ def check_sentences(
 def translation_table(
     results: Results,
     table: str,      # table1 ... table4
-) -> pd.DataFrame:   # system, direction, metric, score, ci_low, ci_high, paper
+) -> pd.DataFrame:   # system, direction, metric, score, ci_low, ci_high, paper, lowest, highest
     "One of the paper's tables, tidy, with 95 % intervals and the published figures."
     layout, paper = LAYOUTS[table], published_scores()
     lines = rows(results.study, layout.topology)
@@ -168,7 +168,7 @@ def translation_table(
         theirs = paper.get((table, row, column, metric), np.nan)
         cell = dict(system=row, direction=column, metric=metric)
         found.append(cell | ours | dict(paper=theirs))
-    return pd.DataFrame(found)
+    return with_range(results.study, pd.DataFrame(found))
 
 # %% ../../nbs/lib/report/translation_tables.ipynb #0be80be9
 def best_merge(
