@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..metrics import METRICS
-from .results import Results, ratio, summary
+from .layout import with_range
+from .results import Results, mean_over_directions, ratio, summary
 from .translation_tables import columns
 from ..settings import Study, System
 
@@ -93,7 +94,7 @@ def growth_rows(
         at = dict(snapshot=moment, steps=mean_over(members, steps))
         cell = dict(group=group, kind=study.topology(group), direction=column, metric=metric)
         scores = dict(expert=mean_over(members, experts)[0], merged=mean_over(members, merged)[0])
-        found.append(at | cell | scores | summary(mean_over(members, retention)))
+        found.append(at | cell | scores | summary(mean_over_directions([retention[d] for d in members])))
     return found
 
 # %% ../../nbs/lib/report/growth.ipynb #a7a6c9b7
@@ -106,7 +107,7 @@ def growth_table(
     for moment, group in product(moments(study), study.unidirectional_groups()):
         for metric in METRICS:
             found += growth_rows(results, group, method, moment, metric)
-    return pd.DataFrame(found)
+    return with_range(study, pd.DataFrame(found))
 
 # %% ../../nbs/lib/report/growth.ipynb #1fe950de
 def growth_gap(

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHOD_LABELS', 'ROW_LABELS', 'LATEX_SIGNS', 'write_csv', 'arrow', 'row_label', 'column_language', 'column_label',
-           'column_heads', 'wide', 'TextTable', 'text_table', 'markdown', 'latex', 'html_page', 'write_formats',
-           'corpus_note', 'selection_note', 'table_notes', 'made_files', 'link', 'index_page']
+           'column_heads', 'wide', 'range_of_directions', 'with_range', 'TextTable', 'range_text', 'text_table',
+           'markdown', 'latex', 'html_page', 'write_formats', 'corpus_note', 'selection_note', 'table_notes']
 
 # %% ../../nbs/lib/report/layout.ipynb #b6c54757
-import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +36,14 @@ ROW_LABELS = METHOD_LABELS | {"expert": "Fine-tuned (own)", BASE: "Base"}
 def arrow(
     study: Study,
     pair: str,    # hi-en, or a side of the pivot: xx-en
-) -> str:         # Hindi → English, XX → English
+) -> str:         # Hindi → English; Into English
     "A direction, or a side of the pivot, in words."
     asked = Direction.parse(pair)
-    names = ["XX" if code == "xx" else study.language(code).name for code in (asked.source, asked.target)]
-    return " → ".join(names)
+    if asked.source == "xx":
+        return f"Into {study.language(asked.target).name}"
+    if asked.target == "xx":
+        return f"From {study.language(asked.source).name}"
+    return f"{study.language(asked.source).name} → {study.language(asked.target).name}"
 
 # %% ../../nbs/lib/report/layout.ipynb #56992f29
 def row_label(
@@ -88,7 +90,7 @@ def column_heads(
     heads = {(m, d): column_label(study, m, d, sided) for m, d in pairs}
     spanners = list(dict.fromkeys(spanner for spanner, _ in heads.values()))
     if sided:
-        spanners.sort(key=lambda spanner: spanner.startswith("XX"))
+        spanners.sort(key=lambda spanner: spanner.startswith("Into"))
     return dict(sorted(heads.items(), key=lambda item: spanners.index(item[1][0])))
 
 # %% ../../nbs/lib/report/layout.ipynb #ed617f0f
@@ -104,6 +106,32 @@ def wide(
     flat.columns = pd.MultiIndex.from_tuples(list(heads.values()))
     return flat.set_axis([row_label(study, name) for name in flat.index], axis=0)
 
+# %% ../../nbs/lib/report/layout.ipynb #3911f55e
+def range_of_directions(
+    study: Study,
+    tidy: pd.DataFrame,    # of translation_table, retention_table or growth_table
+    mean: pd.Series,       # one of its rows
+) -> tuple:                # (lowest, highest); NaN where the row is no average
+    "The range of the directions that an average is over."
+    if not mean.direction.startswith("average"):
+        return np.nan, np.nan
+    side = mean.direction.removeprefix("average").strip()
+    members = [d for d in study.directions if side in ("", study.side(d))]
+    same = tidy.direction.isin(members)
+    for name in ("kind", "group", "snapshot", "system", "metric"):
+        if name in tidy:
+            same &= tidy[name] == mean[name]
+    return tidy.score[same].min(), tidy.score[same].max()
+
+def with_range(
+    study: Study,
+    tidy: pd.DataFrame,    # of translation_table, retention_table or growth_table
+) -> pd.DataFrame:         # with columns lowest and highest
+    "The same table with the range of the directions beside every average."
+    ranges = [range_of_directions(study, tidy, row) for _, row in tidy.iterrows()]
+    lowest, highest = zip(*ranges)
+    return tidy.assign(lowest=lowest, highest=highest)
+
 # %% ../../nbs/lib/report/layout.ipynb #9896c129
 @dataclass
 class TextTable:
@@ -114,6 +142,18 @@ class TextTable:
     caption: str
     notes: list          # sentences below the table
 
+# %% ../../nbs/lib/report/layout.ipynb #52f3528d
+def range_text(
+    study: Study,
+    tidy: pd.DataFrame,   # of translation_table or retention_table
+    scale: float,         # 100 for per cent
+) -> pd.DataFrame:        # text, in the paper's layout
+    "What is added to the cells of averages: the range of their directions."
+    ranged = with_range(study, tidy)
+    low, high = ((scale * wide(study, ranged, c)).round(2) for c in ("lowest", "highest"))
+    text = " (" + low.map("{:.1f}".format) + "–" + high.map("{:.1f}".format) + ")"
+    return text.where(low.notna(), "")
+
 # %% ../../nbs/lib/report/layout.ipynb #bc7602a3
 def text_table(
     study: Study,
@@ -123,9 +163,9 @@ def text_table(
     scale: float = 1,    # 100 for per cent
 ) -> TextTable:
     "A tidy table as text."
-    score, low, high = (scale * wide(study, tidy, c) for c in ("score", "ci_low", "ci_high"))
+    score, low, high = ((scale * wide(study, tidy, c)).round(2) for c in ("score", "ci_low", "ci_high"))
     half = (high - low) / 2
-    text = score.map("{:.1f}".format) + " ±" + half.map("{:.1f}".format)
+    text = score.map("{:.1f}".format) + " ±" + half.map("{:.1f}".format) + range_text(study, tidy, scale)
     merged = [row_label(study, m) for m in study.methods]
     shown = score.round(1)
     highest = shown.eq(shown.loc[merged].max())
@@ -235,41 +275,5 @@ def table_notes(
     "Sample, model and intervals, in words."
     interval = ("± is half the width of the 95 % bootstrap interval over sentences "
                 f"({study.p.bootstrap} resamples, the same sentences in all languages); "
-                "the CSV has its ends.")
+                "the CSV has its ends. In brackets after an average: its lowest and its highest direction.")
     return [corpus_note(study, n), interval, selection_note(study)]
-
-# %% ../../nbs/lib/report/layout.ipynb #5147f0ff
-def made_files(
-    study: Study,
-    also=(),          # files to come, relative to the profile's folder
-) -> dict:            # title -> paths
-    "Tables, figures, numbers and executed reports of a profile."
-    def found(folder, *endings):
-        return [path for ending in endings for path in sorted(folder.glob(f"*.{ending}"))]
-    reports = {*found(study.out / "report", "ipynb"), *(study.out / name for name in also)}
-    return dict(Tables=found(study.tables, "html", "csv"),
-                Figures=found(study.figures, "png", "csv"),
-                Numbers=sorted(study.out.glob("numbers.json")), Reports=sorted(reports))
-
-# %% ../../nbs/lib/report/layout.ipynb #b61c6450
-def link(
-    path: Path,
-    folder: Path,   # that the link is relative to
-) -> str:
-    "A list item that links a file."
-    address = html.escape(path.relative_to(folder).as_posix())
-    return f'<li><a href="{address}">{html.escape(path.name)}</a></li>'
-
-# %% ../../nbs/lib/report/layout.ipynb #3dd86ce0
-def index_page(
-    study: Study,
-    also=(),          # files to come: the report that writes this page
-) -> str:             # HTML
-    "A page that links tables, figures, numbers and executed reports."
-    body = ""
-    for title, paths in made_files(study, also).items():
-        links = "".join(link(path, study.out) for path in paths)
-        body += f"<h2>{title}</h2><ul>{links}</ul>" if links else ""
-    title = f"<title>mmtmerge: {study.profile}</title>"
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}'
-    return f"{head}<h1>mmtmerge: profile {study.profile}</h1>{body}</html>\n"

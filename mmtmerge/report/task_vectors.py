@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'DETAILS', 'read_sums', 'read_all_sums', 'without_embeddings', 'first_columns', 'whole_table', 'whole_figure',
-           'pairwise', 'pairs_table', 'by_part', 'heatmap', 'pairs_figure', 'summarize_layers', 'summarize_tensors',
-           'pairs_by_layer', 'pairs_by_tensor', 'detail_tables', 'worst_tensors', 'mean_by_group']
+           'chance_conflict', 'pairwise', 'pairs_table', 'by_part', 'heatmap', 'pairs_figure', 'summarize_layers',
+           'summarize_tensors', 'pairs_by_layer', 'pairs_by_tensor', 'detail_tables', 'worst_tensors', 'mean_by_group']
 
 # %% ../../nbs/lib/report/task_vectors.ipynb #77793c74
 import numpy as np
@@ -84,6 +84,13 @@ def whole_figure(
     bars[0].margins(y=.35)     # room for the legend
     bars[0].legend(title="embeddings", fontsize=6, title_fontsize=6, frameon=False)
     return fig
+
+# %% ../../nbs/lib/report/task_vectors.ipynb #653aea26
+def chance_conflict(
+    experts: int,
+) -> float:        # share of the weights
+    "The share of weights with a sign conflict where signs are fair coins."
+    return 1 - 2. ** (1 - experts)
 
 # %% ../../nbs/lib/report/task_vectors.ipynb #d620f78e
 def pairwise(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ALL_METRICS', 'LAYOUTS', 'Layout', 'directions_of_topology', 'merge_rows', 'rows', 'columns', 'cells_of',
            'published_scores', 'Published', 'mean_score', 'check_sentences', 'translation_table', 'best_merge',
-           'best_merges', 'with_expert_names', 'order_agreement', 'diagnosis_table', 'expert_row', 'experts_table']
+           'best_merges', 'with_expert_names', 'without_expert_names', 'order_agreement', 'diagnosis_table',
+           'expert_row', 'experts_table']
 
 # %% ../../nbs/lib/report/translation_tables.ipynb #41c0f3dd
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from .layout import METHOD_LABELS
+from .layout import METHOD_LABELS, with_range
 from .results import Results, summary
 from ..settings import BIDIRECTIONAL, MANY_TO_ONE, ONE_TO_MANY, Study, System
 
@@ -156,7 +157,7 @@ def check_sentences(
 def translation_table(
     results: Results,
     table: str,      # table1 ... table4
-) -> pd.DataFrame:   # system, direction, metric, score, ci_low, ci_high, paper
+) -> pd.DataFrame:   # system, direction, metric, score, ci_low, ci_high, paper, lowest, highest
     "One of the paper's tables, tidy, with 95 % intervals and the published figures."
     layout, paper = LAYOUTS[table], published_scores()
     lines = rows(results.study, layout.topology)
@@ -167,7 +168,7 @@ def translation_table(
         theirs = paper.get((table, row, column, metric), np.nan)
         cell = dict(system=row, direction=column, metric=metric)
         found.append(cell | ours | dict(paper=theirs))
-    return pd.DataFrame(found)
+    return with_range(results.study, pd.DataFrame(found))
 
 # %% ../../nbs/lib/report/translation_tables.ipynb #0be80be9
 def best_merge(
@@ -200,6 +201,17 @@ def with_expert_names(
     average = tidy.direction.str.startswith("average")
     kept = tidy.system.ne("expert") | average
     return tidy.assign(system=tidy.system.where(kept, tidy.direction))
+
+# %% ../../nbs/lib/report/translation_tables.ipynb #ca790e21
+def without_expert_names(
+    study: Study,
+    named: pd.DataFrame,   # of `with_expert_names`
+) -> pd.DataFrame:
+    "The table as it was before its experts were named: of Tables 3 and 4 the experts are one row."
+    if not named.system.eq("expert").any():
+        return named
+    own = named.system.isin(study.directions)
+    return named.assign(system=named.system.where(~own, "expert"))
 
 # %% ../../nbs/lib/report/translation_tables.ipynb #0fcb583f
 def order_agreement(

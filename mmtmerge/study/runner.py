@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RunFailed', 'own_stage', 'peak_memory_mb', 'ActiveRun', 'relative_names', 'record_of', 'finish', 'begin',
-           'environment', 'kernel_class', 'end_with_parent', 'execute', 'publish', 'work_of', 'begun_work',
-           'clear_other_work', 'trained_on_gpus', 'costly', 'refuse_costly', 'check_result', 'run_notebook']
+           'environment', 'kernel_class', 'end_with_parent', 'execute', 'publish', 'refresh_page', 'work_of',
+           'begun_work', 'clear_other_work', 'trained_on_gpus', 'costly', 'refuse_costly', 'check_result',
+           'run_notebook']
 
 # %% ../../nbs/lib/study/runner.ipynb #ff3a69b8
 import contextlib
@@ -268,6 +269,14 @@ def publish(
     part.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(part, destination)
 
+# %% ../../nbs/lib/study/runner.ipynb #9ea3075c
+def refresh_page(study: Study):
+    "Write index.html again where there is one and the numbers that it rests on are up to date."
+    page = study.out / "index.html"
+    if page.exists() and not stale(study, find_stage("report/numbers").run()):
+        from mmtmerge.report.page import write_report     # pandas: not before it is needed
+        write_report(study)
+
 # %% ../../nbs/lib/study/runner.ipynb #b7b0dfd3
 def work_of(
     study: Study,
@@ -388,4 +397,5 @@ def run_notebook(
         check_result(run, result, asked)
         if is_report:
             publish(result.parent / "run.ipynb", published)
+            refresh_page(study)
     return result, False
