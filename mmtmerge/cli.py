@@ -10,9 +10,9 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'MaxWords', 'ModelDtype', 'Folds', 'BatchSize', 'Chunk', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert',
            'LaunchProfile', 'OrderSeed', 'ShowCommand', 'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU',
            'TrainAgain', 'print_version', 'options', 'pairs', 'tell', 'run', 'option_value', 'hyper_options',
-           'merge_inputs', 'merge', 'by_direction', 'prompts_of', 'repair', 'expand', 'write_recording', 'probe',
-           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
-           'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
+           'refuse_mixed', 'merge_inputs', 'merge', 'by_direction', 'prompts_of', 'repair', 'expand', 'write_recording',
+           'probe', 'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node',
+           'refuse_existing', 'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -127,6 +127,16 @@ def hyper_options(
     return out
 
 # %% ../nbs/lib/cli.ipynb #a4834980
+def refuse_mixed(
+    config: Path,    # a mergekit file
+    given: dict,     # options that were given
+    hyper: dict,     # hyper-parameters
+):
+    "Raises UserError if options say what a mergekit file should say."
+    mixed = [name for name in [*given, *hyper] if name != "dtype"]
+    if mixed:
+        raise UserError(f"--config is given, so --{mixed[0].replace('experts', 'expert')} belongs into {config}")
+
 def merge_inputs(
     config: Path,    # a mergekit file, or None
     given: dict,     # options that were given
@@ -134,9 +144,7 @@ def merge_inputs(
 ) -> dict:           # arguments of merge_checkpoints
     "What is merged: from a mergekit file, or from options; raises UserError where both are given, or too few."
     if config:
-        mixed = [name for name in [*given, *hyper] if name != "dtype"]
-        if mixed:
-            raise UserError(f"--config is given, so --{mixed[0].replace('experts', 'expert')} belongs into {config}")
+        refuse_mixed(config, given, hyper)
         from mmtmerge.merge.mergekit_yaml import read_config
         return read_config(config) | given
     for name in ("method", "base", "experts"):
@@ -149,7 +157,8 @@ MERGE_EXAMPLES = (
     "Examples: mmtmerge merge --method ties --K .7 --lam .3 --base DIR --expert DIR --expert DIR --out DIR | "
     "mmtmerge merge --config FILE.yml --out DIR. "
     "Methods: linear, task_arithmetic, ties, dare, dare_ties, dare_linear, sce, slerp, karcher, model_stock, "
-    "breadcrumbs, breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; "
+    "breadcrumbs, breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; with --preset mergekit also "
+    "nuslerp, multislerp, nearswap, arcee_fusion, ram, ramplus_tl, passthrough; "
     "a wrong option is answered with those that the method has. "
     "(fisher, regmean and greedy soups need data: see the module.)"
 )
@@ -203,6 +212,12 @@ def merge(
     given = {name: value for name, value in options.items() if value not in (None, [])}
     how = dict(embeddings=embeddings, seed=seed, threads=threads, shard_gb=shard_gb)
     how |= dict(tokenizer=not any_tokenizer, remote_code=remote_code)
+    if config:
+        from mmtmerge.merge.mergekit_multi import merge_documents, read_documents
+        if len(read_documents(config)) > 1:
+            refuse_mixed(config, given, hyper)
+            typer.echo(merge_documents(config, out, **given, **how))
+            return
     typer.echo(merge_checkpoints(**merge_inputs(config, given, hyper), **hyper, out=out, **how))
 
 # %% ../nbs/lib/cli.ipynb #49972984

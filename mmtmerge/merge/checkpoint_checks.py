@@ -6,7 +6,8 @@
 __all__ = ['QUANTIZED', 'ADAPTERS', 'WRAPPERS', 'TOKENIZERS', 'SAME_TOKENIZER', 'wrapper_in', 'check_plain', 'check_prefix',
            'check_config', 'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary', 'tokenizer_parts',
            'check_tokenizer', 'chat_template', 'check_tokenizers', 'check_compatible', 'quiet_transformers',
-           'load_without_weights', 'refuse_report', 'digest_of_headers', 'check_loads', 'check_written']
+           'written_config', 'load_without_weights', 'refuse_report', 'digest_of_headers', 'check_loads',
+           'check_written']
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #47a317e4
 import contextlib
@@ -18,7 +19,7 @@ import torch
 import xxhash
 
 from ..core import UserError, cache_dir, read_json, write_json
-from .checkpoint_config import difference
+from .checkpoint_config import difference, read_config
 from .checkpoint_reader import Checkpoint, is_recomputed, read_object
 from .task_vectors import check_shapes, require
 
@@ -212,7 +213,7 @@ def check_compatible(
     tokenizer: bool = True,  # compare tokenizers too
 ) -> dict:                   # what a reader of the result must know: subject -> text
     "Raises UserError if checkpoints cannot be merged: names, shapes, configurations, types or tokenizers differ."
-    for model in (base, *experts.values()):
+    for model in (base, *experts.values(), *base.parts.values()):
         check_plain(model)
     for who, expert in experts.items():
         check_prefix(base, expert)
@@ -223,9 +224,10 @@ def check_compatible(
         check_config(base, expert)
     for model in (base, *experts.values()):
         check_types(base, model)
-    notes = check_tokenizers(base, experts, tokenizer)
+    others = {**experts, **base.parts}
+    notes = check_tokenizers(base, others, tokenizer)
     ours = chat_template(base)
-    unlike = [who for who, expert in experts.items() if chat_template(expert) not in (None, ours)]
+    unlike = [who for who, other in others.items() if chat_template(other) not in (None, ours)]
     if unlike:
         notes["chat template"] = f"the base's, not that of {', '.join(unlike)}"
     return notes
@@ -246,13 +248,21 @@ def quiet_transformers():
             logging.enable_progress_bar()
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #ddc00522
+def written_config(
+    folder: Path,
+):                   # Transformers' configuration
+    "What Transformers reads from a config.json."
+    from transformers import AutoConfig
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
 def load_without_weights(
     checkpoint: Checkpoint,
 ) -> dict:                   # missing_keys, mismatched_keys, unexpected_keys: Transformers' loading report
     "Load a checkpoint on the meta device: names and shapes, no numbers."
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        stack = bool(checkpoint.parts)    # its config.json is not written yet
+        config = read_config(checkpoint.config) if stack else written_config(checkpoint.folder)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         _, report = type(model).from_pretrained(

@@ -219,6 +219,8 @@ def copied_heads(
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #4e77de5a
 class Checkpoint(Mapping):
     "A Hugging Face checkpoint folder as a mapping name -> tensor. Raises UserError if it is not whole."
+    parts = {}    # name -> Checkpoint: where its layers come from, if they come from several
+
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         check_folder(self.folder)

@@ -322,8 +322,10 @@ def copy_other_files(
         copy = folder / file.relative_to(base.folder)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)
+    config = base.config
     if dtype:
         config = {key: x for key, x in base.config.items() if key != "torch_dtype"}
         config["dtype"] = str(dtype).removeprefix("torch.")
+    if dtype or base.parts:
         (folder / "config.json").write_text(json.dumps(config, indent=2))
     return left_behind(base.folder, remote_code)

@@ -127,9 +127,9 @@ def model_card(
     fixed = {key: getattr(recipe, key) for key in ("method", "preset", "lam", "embeddings", "seed")}
     hyper = {name: in_words(value) for name, value in recipe.hyper.items()}
     made = dict(dtype=str(dtype or "as the base").removeprefix("torch."), mmtmerge=__version__, torch=torch.__version__)
-    files = []
-    for who, checkpoint in {"base": base, **experts}.items():
-        files += [(who, f"{checkpoint.folder.name}/{file.name}", hashes[file]) for file in checkpoint.files]
+    models, files = {"layers": base} if base.parts else {"base": base, **experts}, []
+    for who, checkpoint in models.items():
+        files += [(who, f"{file.parent.name}/{file.name}", hashes[file]) for file in checkpoint.files]
     parameters = table_rows((fixed | hyper | made | (notes or {})).items())
     return CARD.format(
         method=recipe.method, experts=len(experts), lam=recipe.lam, parameters=parameters, files=table_rows(files))

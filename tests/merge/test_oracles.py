@@ -10,7 +10,8 @@ import yaml
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.apply import Recipe, fingerprint, merge_state_dicts, merged_task_vectors
 from mmtmerge.merge.thresholds import magnitudes_at_ranks
-from mmtmerge.merge.mergekit_yaml import WHOLE, read_config, write_config
+from mmtmerge.merge.checkpoints import BASELESS
+from mmtmerge.merge.mergekit_yaml import COUNTS, for_whole_merge, read_config, write_config
 from mmtmerge.settings import load
 from mmtmerge.merge.random_masks import keep_mask, random_bits, random_key
 from mmtmerge.merge.registry import METHODS
@@ -29,6 +30,7 @@ SHAPES = {
     "packed": (3, 4, 5),
 }
 SCALE = {"wide.weight": 0.3, "norm.weight": 0.02}
+ALONE = ("around_base", "scale")  # one value, wherever it stands
 W, DENSITY = dict(a=0.3, b=0.7, c=0.5, d=1.1), dict(a=0.3, b=0.7, c=1.0, d=0.9)
 
 
@@ -121,15 +123,35 @@ MERGEKIT = [
         della_linear=[dict(weight=W, density=1.0, lam=0.5)],
         dare_linear=[dict(weight=W, density=1.0, normalize=True)],
         dare_ties=[dict(weight=W, lam=0.5)],
+        passthrough=[{}, dict(scale=0.0), dict(scale=-1.7)],
+        nuslerp=grid(weight=[1.0, W, dict(W, b=-0.3)], around_base=[True, False])
+        + grid(weight=[W], nuslerp_flatten=[False], nuslerp_row_wise=[True, False], around_base=[True, False]),
+        multislerp=grid(weight=[W], normalize_weights=[True, False], around_base=[False]),
+        nearswap=grid(t=[0.0, 0.01, 0.1, 10.0]),
+        arcee_fusion=[{}],
+        ram=[{}, dict(epsilon=0.1)],
+        ramplus_tl=[{}, dict(epsilon=0.1, r=0.7, alpha=0.5)],
     ).items()
     for h in hs
 ]
 
 
+def in_a_list(value, experts):
+    "One value for each expert."
+    return list(value.values()) if isinstance(value, dict) else [value] * len(experts)
+
+
+def fitting(method, experts):
+    "As many experts as a method takes."
+    most = COUNTS.get(method, (len(experts),))[0]
+    return {who: experts[who] for who in list(experts)[:most]}
+
+
 def oracle(base, experts, method, **hyper):
     "What mergekit makes; of equals, whose order it leaves open, the first."
     kit = pytest.importorskip("mergekit.merge_methods")
-    hyper, baseless = {"lambda" if k == "lam" else k: v for k, v in hyper.items()}, method in ("linear", "karcher")
+    hyper = {"lambda" if k == "lam" else k: v for k, v in hyper.items()}
+    baseless = method in BASELESS or not hyper.pop("around_base", True)
     with pytest.MonkeyPatch.context() as m:
         for f in "sort", "argsort":
             m.setattr(torch, f, functools.partial(getattr(torch, f), stable=True))
@@ -147,8 +169,7 @@ def oracle(base, experts, method, **hyper):
 def test_mergekit(method, hyper, case):
     "Equal to mergekit in float32."
     base, experts = case
-    if method == "slerp":
-        experts = dict(a=experts["a"])
+    experts = fitting(method, experts)
     hyper = {k: of(v, experts) for k, v in hyper.items()}
     close(merge_state_dicts(base, experts, method, "mergekit", **hyper), oracle(base, experts, method, **hyper))
 
@@ -182,8 +203,7 @@ def study_models():
 def test_mergekit_on_the_study(method, hyper):
     "Equal on trained experts: weights to 1e-6, task vectors as far as float32 weights tell."
     base, experts = study_models()
-    if method == "slerp":
-        experts = dict(a=experts["a"])
+    experts = fitting(method, experts)
     hyper = {k: of(v, experts) for k, v in hyper.items()}
     got, want = merge_state_dicts(base, experts, method, "mergekit", **hyper), oracle(base, experts, method, **hyper)
     close(got, want)
@@ -200,7 +220,7 @@ def test_configurations(method, hyper, tmp_path):
     kit = pytest.importorskip("mergekit.merge_methods")
     from mergekit.config import MergeConfiguration
 
-    experts = {who: f"experts/{who}" for who in "abcd"[: 1 if method == "slerp" else 4]}
+    experts = fitting(method, {who: f"experts/{who}" for who in "abcd"})
     hyper = {k: of(v, experts) for k, v in hyper.items()}
     lam, file = hyper.pop("lam", 1.0), tmp_path / "merge.yml"
     file.write_text(write_config(Recipe(method, hyper, lam, "mergekit"), "base", experts, "bfloat16"))
@@ -213,12 +233,13 @@ def test_configurations(method, hyper, tmp_path):
             <= {p.name for p in parameters}
         )
     alike = {
-        k: v if k in WHOLE else list(v.values()) if isinstance(v, dict) else [v] * len(experts)
+        k: v if k in ALONE or for_whole_merge(method, k) else in_a_list(v, experts)
         for k, v in hyper.items()
+        if (k, v) != ("around_base", True)
     }
     assert (theirs.dtype, theirs.out_dtype) == ("float32", "bfloat16")
     assert read_config(file) == dict(
-        base="experts/a" if method in ("linear", "karcher") else "base",
+        base="experts/a" if method in BASELESS or not hyper.get("around_base", True) else "base",
         experts=list(experts.values()),
         method=method,
         preset="mergekit",

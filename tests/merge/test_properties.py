@@ -53,6 +53,13 @@ SETTINGS = {
     ("fisher", "paper"): ({}, {}),
     ("regmean", "paper"): ({}, {}),
     ("greedy_soup", "paper"): (dict(score=len), dict(score=len)),
+    ("passthrough", "mergekit"): ({}, {}),
+    ("nuslerp", "mergekit"): (dict(weight=W), {}),
+    ("multislerp", "mergekit"): (dict(weight=W), {}),
+    ("nearswap", "mergekit"): (dict(t=0.05), dict(t=9.0)),
+    ("arcee_fusion", "mergekit"): ({}, {}),
+    ("ram", "mergekit"): (dict(epsilon=0.05), dict(epsilon=0.0)),
+    ("ramplus_tl", "mergekit"): (dict(epsilon=0.05), dict(epsilon=0.0)),
 }
 # identical experts add up here, elsewhere they are averaged
 SUMS = {
@@ -68,8 +75,8 @@ SUMS = {
     ("della_linear", "paper"),
     ("subspace_boosting", "paper"),
 }
-REFUSES = {"model_stock": "needs an angle: two experts"}
-FLATTENS = {"iso_c": "replaces the spectrum"}
+REFUSES = {"model_stock": "needs an angle: two experts", "nuslerp": "is the way between two"}
+FLATTENS = {"iso_c": "replaces the spectrum", "arcee_fusion": "keeps outliers alone"}
 CUTS = {"tsv": "keeps 1/N of the triplets of each expert, alike or not"}
 
 

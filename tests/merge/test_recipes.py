@@ -1,5 +1,6 @@
 "mergekit's YAML files as people write them: mergekit and ours make the same of one file, or ours refuses it by name."
 
+import json
 import shutil
 from string import Template
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mmtmerge.core import UserError
 from mmtmerge.merge.checkpoints import merge_checkpoints
+from mmtmerge.merge.mergekit_multi import merge_documents, read_documents
 from mmtmerge.merge.mergekit_yaml import read_config
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -67,8 +69,23 @@ def by_mergekit(text, out):
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
+    if "\n---\n" in text:
+        return by_multimerge(text, out)
     config = MergeConfiguration.model_validate(yaml.safe_load(text))
     run_merge(config, str(out), MergeOptions(quiet=True))
+    return load_file(out / "model.safetensors")
+
+
+def by_multimerge(text, out):
+    "What mergekit makes of several merges in one file: the one without a name."
+    from click.testing import CliRunner
+    from mergekit.scripts.multimerge import main
+
+    file = out.with_name("several.yml")
+    file.write_text(text)
+    arguments = [str(file), "--out-path", str(out), "-I", str(out.with_name("intermediate")), "--quiet"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
     return load_file(out / "model.safetensors")
 
 
@@ -76,7 +93,10 @@ def by_us(text, folder):
     "What we make of a file: name -> tensor."
     file = folder / "merge.yml"
     file.write_text(text)
-    merge_checkpoints(**read_config(file), out=folder / "ours", progress=False)
+    if len(read_documents(file)) > 1:
+        merge_documents(file, folder / "ours", progress=False)
+    else:
+        merge_checkpoints(**read_config(file), out=folder / "ours", progress=False)
     return load_file(folder / "ours/model.safetensors")
 
 
@@ -313,11 +333,17 @@ UNSLICED = {
     "short": (sliced("slerp", [[0, 3]], TWO, T), "another depth"),
     "no range": (sliced("slerp", [None], TWO, T), "slice 1, source 1: layer_range"),
     "no base": (sliced("ties", [[0, 4]], ["$a", "$b"], "parameters: {weight: 1}"), "the base"),
-    "passthrough": (sliced("passthrough", [[0, 4]], ["$a"]), "passthrough"),
+    "two models copied": (sliced("passthrough", [[0, 4]], TWO), "slice 1: passthrough copies one model"),
+    "layers that are not there": (sliced("passthrough", [[2, 6]], ["$a"]), "has 4 layers: 2 to 5 were asked for"),
+    "a filter that moves": (
+        sliced("passthrough", [[1, 3]], ["$a"], "parameters: {scale: [{filter: layers.0., value: 0}, {value: 1}]}"),
+        "filter by what does not move",
+    ),
     "no list": ("merge_method: slerp\nbase_model: $base\nslices: {sources: []}\n", "slices"),
     "empty": ("merge_method: slerp\nbase_model: $base\nslices: []\n", "slices"),
     "both": (TIES + "slices: []\n", "models and slices"),
-    "modules": ("merge_method: slerp\nbase_model: $base\nmodules: {default: {}}\n", "modules"),
+    "an empty module": ("merge_method: slerp\nbase_model: $base\nmodules: {default: {}}\n", "lists no models"),
+    "another module": ("merge_method: linear\nmodules: {text_decoder: {models: []}}\n", "modules: text_decoder"),
 }
 
 
@@ -328,6 +354,157 @@ def test_slices_that_are_not(here, tmp_path, text, said):
     message = refused(text, here, tmp_path)
     assert said in message
     assert "merge.yml" in message
+
+
+def two(method, base="", parameters="{weight: 1}", models="[{model: $a}, {model: $b, parameters: {weight: 3}}]"):
+    "A file for two models, with a base or without."
+    base = f"base_model: {base}\n" if base else ""
+    return f"merge_method: {method}\n{base}models: {models}\nparameters: {parameters}\ndtype: float32\n"
+
+
+PAIR = "[{model: $base}, {model: $a}]"
+OF_MERGEKIT = {
+    "nuslerp": two("nuslerp"),
+    "nuslerp around a base": two("nuslerp", "$base"),
+    "nuslerp, base listed": two("nuslerp", "$base", models="[{model: $base}, {model: $a}, {model: $b}]"),
+    "nuslerp by vectors": two("nuslerp", "$base", "{weight: 1, nuslerp_flatten: false}"),
+    "nuslerp by rows": two("nuslerp", "", "{weight: 1, nuslerp_flatten: false, nuslerp_row_wise: true}"),
+    "nuslerp with gradients": two("nuslerp", "$base", "{weight: [{filter: mlp, value: [0, 1]}, {value: 0.5}]}"),
+    "nuslerp of opposite weights": two("nuslerp", "", "{weight: -3}"),
+    "nuslerp over slices": sliced("nuslerp", HALVES, ["$a", "$b"], "parameters: {weight: [.2, .9]}").replace(
+        "base_model: $base\n", ""
+    ),
+    "multislerp": two("multislerp"),
+    "multislerp around a base": varied("multislerp").replace("weight: [0.2, 1, 0.4]", "weight: 0.7"),
+    "multislerp, weights as they are": two("multislerp", "$base", "{weight: 0.4, normalize_weights: false}"),
+    "multislerp of one": two("multislerp", "$base", models="[{model: $a}]"),
+    "nearswap": two("nearswap", "$base", "{t: 0.004}", PAIR),
+    "nearswap with gradients": two("nearswap", "$base", "{t: [{filter: mlp, value: [0, 0.01]}, {value: 1e-3}]}", PAIR),
+    "arcee_fusion": two("arcee_fusion", "$base", "{}", PAIR),
+    "ram": two("ram", "$base", "{epsilon: 0.005}", "[{model: $a}, {model: $b}, {model: $c}]"),
+    "ram by default": two("ram", "$base", "{}", "[{model: $a}, {model: $b}]"),
+    "ramplus_tl": two("ramplus_tl", "$base", "{epsilon: 0.01, r: 0.5, alpha: 0.9}", "[{model: $a}, {model: $b}]"),
+    "ramplus_tl by default": two("ramplus_tl", "$base", "{}", "[{model: $a}, {model: $b}, {model: $c}]"),
+    "passthrough": two("passthrough", "", "{scale: [{filter: mlp, value: [0.5, 1.5]}]}", "[{model: $a}]"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("text", OF_MERGEKIT.values(), ids=list(OF_MERGEKIT))
+def test_methods_of_mergekit(here, tmp_path, text):
+    "Methods that only mergekit's code describes, with a base and without."
+    equal(text, here, tmp_path)
+
+
+def copied(*pieces, more="", head="merge_method: passthrough\ndtype: float32\n"):
+    "A file that stacks layers: (model, first layer, first behind, parameters)."
+    slices = []
+    for model, first, end, *parameters in pieces:
+        source = {"model": model, "layer_range": [first, end]}
+        slices.append({"sources": [source | ({"parameters": parameters[0]} if parameters else {})]})
+    return head + yaml.safe_dump({"slices": slices}) + more
+
+
+QUIET = {"scale": [{"filter": "o_proj", "value": 0}, {"filter": "down_proj", "value": 0}, {"value": 1}]}
+STACKS = {
+    "one model deeper": copied(("$a", 0, 3), ("$a", 1, 4)),
+    "two models": copied(("$a", 0, 3), ("$b", 2, 4)),
+    "shallower": copied(("$a", 0, 1), ("$b", 3, 4)),
+    "moved": copied(("$b", 2, 4), ("$a", 0, 2)),
+    "as it is": copied(("$a", 0, 4)),
+    "repeated and silent": copied(("$a", 0, 2), ("$a", 1, 2, QUIET), ("$a", 2, 4)),
+    "scaled by all": copied(("$a", 0, 2), ("$b", 1, 4), more="parameters: {scale: [{filter: mlp, value: [0.2, 1]}]}\n"),
+    "with a base": copied(("$a", 0, 2), ("$b", 1, 4), more="base_model: $base\n"),
+    "a tokenizer": copied(("$a", 0, 2), ("$b", 1, 4), more="base_model: $a\ntokenizer_source: base\n"),
+}
+
+
+def by_hand(text):
+    "A stack without scales: each layer from its source, the embeddings of the first source, the rest of the last."
+    pieces = [piece["sources"][0] for piece in yaml.safe_load(text)["slices"]]
+    states = [load_file(f"{piece['model']}/model.safetensors") for piece in pieces]
+    wanted = {name: x for name, x in states[-1].items() if ".layers." not in name}
+    wanted |= {name: x for name, x in states[0].items() if "embed" in name}
+    number = 0
+    for piece, state in zip(pieces, states):
+        for layer in range(*piece["layer_range"]):
+            prefix = f"model.layers.{layer}."
+            for name in state:
+                if name.startswith(prefix):
+                    wanted[name.replace(prefix, f"model.layers.{number}.")] = state[name]
+            number += 1
+    return wanted
+
+
+@BOTH
+@pytest.mark.parametrize("text", STACKS.values(), ids=list(STACKS))
+def test_stacks_of_layers(here, kind, tmp_path, text):
+    "Layers are copied, renumbered, repeated and scaled; the configuration follows, and Transformers loads the result."
+    from transformers import AutoModelForCausalLM
+
+    if kind == "llama":
+        equal(text, here, tmp_path)
+    else:  # mergekit cannot write it: it leaves layer_types at its old length
+        made = by_us(Template(text).substitute(here), tmp_path)
+        wanted = by_hand(Template(text).substitute(here))
+        assert made.keys() == wanted.keys()
+        for name in made:
+            assert "scale" in text or torch.equal(made[name], wanted[name])
+    config = json.loads((tmp_path / "ours/config.json").read_text())
+    ranges = [piece["sources"][0]["layer_range"] for piece in yaml.safe_load(text)["slices"]]
+    layers = sum(end - first for first, end in ranges)
+    assert config["num_hidden_layers"] == layers == len(config.get("layer_types", range(layers)))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    assert len(model.model.layers) == layers
+    assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+SEVERAL = """
+name: first
+merge_method: task_arithmetic
+base_model: $base
+models: [{model: $a, parameters: {weight: 0.5}}]
+dtype: float32
+---
+name: second
+merge_method: passthrough
+slices:
+  - sources: [{model: first, layer_range: [0, 4]}]
+dtype: float32
+---
+merge_method: nuslerp
+base_model: $base
+models:
+  - model: second
+  - model: $b
+parameters: {weight: 1}
+dtype: float32
+"""
+WRAPPED = {
+    "models": """
+merge_method: ties
+base_model: $base
+modules:
+  default:
+    parameters: {weight: [0.2, 0.8]}
+    models: [{model: $a, parameters: {density: 0.5}}, {model: $b}]
+parameters: {weight: 1, normalize: true}
+dtype: float32
+""",
+    "slices": """
+merge_method: passthrough
+modules: {default: {slices: [{sources: [{model: $a, layer_range: [0, 4]}]}]}}
+dtype: float32
+""",
+}
+
+
+@BOTH
+@pytest.mark.parametrize("text", [SEVERAL, *WRAPPED.values()], ids=["several merges", *WRAPPED])
+def test_other_forms(here, tmp_path, text):
+    "Several merges in one file, and the only module of a text model."
+    equal(text, here, tmp_path)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 # The forms that mergekit's documentation and examples show, written anew for the tiny models
@@ -349,24 +526,30 @@ SHOWN = {
     "karcher": "merge_method: karcher\nmodels: [{model: $a}, {model: $b}]\ndtype: float32\n",
     "sce": GRADIENTS["sce"],
 }
+SHOWN |= {
+    "modules": WRAPPED["models"],
+    "stack of layers": STACKS["two models"],
+    "stack of layers with silent copies": STACKS["repeated and silent"],
+    "nuslerp": OF_MERGEKIT["nuslerp around a base"],
+    "multislerp": OF_MERGEKIT["multislerp"],
+    "nearswap": OF_MERGEKIT["nearswap"],
+    "arcee_fusion": OF_MERGEKIT["arcee_fusion"],
+    "ram": OF_MERGEKIT["ram by default"],
+    "ramplus_tl": OF_MERGEKIT["ramplus_tl by default"],
+    "several merges": SEVERAL,
+}
 REFUSED = {
     "padded vocabulary": TIES + "tokenizer: {source: base, pad_to_multiple_of: 64}\n",
     "tokens of their own": TIES + "tokenizer: {source: union, tokens: {a: {source: $a}}}\n",
     "template of a name": TIES + "chat_template: llama3\n",
-    "modules": "merge_method: linear\nmodules: {text_decoder: {models: []}}\n",
-    "stack of layers": sliced("passthrough", [[0, 3]], ["$a"]),
     "adapter": TIES.replace("{model: $b", "{model: $b+adapter"),
     "mixture of experts": "base_model: $base\ngate_mode: random\nexperts: [{source_model: $a}]\n",
-    "nuslerp": TIES.replace("ties", "nuslerp"),
-    "multislerp": TIES.replace("ties", "multislerp"),
-    "nearswap": SLERP.replace("slerp", "nearswap"),
-    "arcee_fusion": SLERP.replace("slerp", "arcee_fusion"),
-    "ram": TIES.replace("ties", "ram"),
+    "evolve": "genome: {models: [$a]}\ntasks: []\n",
 }
 
 
 def test_forms_that_are_shown(tinies, tmp_path):
-    "Of 25 forms 13 run, each equal to mergekit's result, and 12 are refused by name."
+    "Of the 29 forms 23 run, each equal to mergekit's result, and 6 are refused by name."
     here = {who: str(tinies / "llama" / who) for who in ("base", "a", "b", "c")}
     for number, text in enumerate(SHOWN.values()):
         (tmp_path / f"run{number}").mkdir()
@@ -374,4 +557,4 @@ def test_forms_that_are_shown(tinies, tmp_path):
     for number, text in enumerate(REFUSED.values()):
         (tmp_path / f"refused{number}").mkdir()
         assert "merge.yml" in refused(text, here, tmp_path / f"refused{number}")
-    assert (len(SHOWN), len(REFUSED)) == (13, 12)
+    assert (len(SHOWN), len(REFUSED)) == (23, 6)
