@@ -6,17 +6,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mmtmerge import __version__
 from mmtmerge.core import read_json
+from mmtmerge.report.page import sections
 from mmtmerge.report.quoted import Quoted
 from mmtmerge.settings import load
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+TEMPLATES = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
 ROOMS = [
     ("The study", ["settings", "core"]),
     ("Data and models", ["corpus/*", "models"]),
     ("Training", ["training/*"]),
     ("Merging", ["merge/*"]),
-    ("Translating and scoring", ["translate", "engines", "metrics"]),
+    ("Translating and scoring", ["translate", "script", "engines", "metrics"]),
+    ("Repairing", ["repair/*"]),
     ("Probing", ["probe/*"]),
     ("Running", ["study/*", "study/stages/*", "cli"]),
     ("Reporting", ["report/*", "report/sections/*"]),
@@ -33,11 +36,22 @@ def library():
     return rooms
 
 
+def findings(quoted, names):
+    "What each study found, a sentence or two a finding, from workflow/findings/STUDY.md.jinja."
+    found = []
+    for section in sections():
+        if (HERE / "findings" / f"{section.name}.md.jinja").exists() and quoted.has(*section.needs):
+            template = TEMPLATES.get_template(f"findings/{section.name}.md.jinja")
+            text = template.render(section.context(quoted) | names)
+            found += [line for line in text.splitlines() if line]
+    return found
+
+
 def context():
     "What the template may name."
     quoted = Quoted(load("laptop"))
     stored, value = read_json(quoted.path("numbers.json")), quoted.numbers()
-    return dict(
+    names = dict(
         made_by=read_json(quoted.path("runs/base/base/result.json"))["versions"]["mmtmerge"],
         version=__version__,
         base=stored["base"],
@@ -53,8 +67,8 @@ def context():
         library=library(),
         quoted=quoted,
     )
+    return names | dict(findings=findings(quoted, names))
 
 
 if __name__ == "__main__":
-    templates = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
-    print(templates.get_template("README.md.jinja").render(context()), end="")
+    print(TEMPLATES.get_template("README.md.jinja").render(context()), end="")

@@ -6,15 +6,15 @@
 __all__ = ['EXPERTS', 'BASE', 'JOINT', 'MERGE', 'MERGE_ALL', 'LOW_RANK', 'ROUTED', 'LATE', 'FAMILIES', 'BARE', 'BARE_SCRIPT',
            'PARTS', 'SCRIPT', 'POINTS', 'Trunk', 'Candidate', 'Family', 'block_families', 'trunk_of', 'members',
            'contests', 'scaled', 'references', 'controls', 'point', 'differing_targets', 'joint_moments',
-           'all_families']
+           'all_families', 'points']
 
-# %% ../../nbs/lib/repair/candidates.ipynb #dc9b4682
+# %% ../../nbs/lib/repair/candidates.ipynb #c14f7d1f
 from dataclasses import asdict, dataclass, replace
 
 from ..settings import ALL, Study
 from ..settings import JOINT as JOINT_NAME
 
-# %% ../../nbs/lib/repair/candidates.ipynb #65c8e0a4
+# %% ../../nbs/lib/repair/candidates.ipynb #177b4451
 EXPERTS, BASE, JOINT = "experts", "base", "joint"
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Trunk:
         values = [f"{name}={value}" for name, value in (*self.hyper, ("lam", self.lam))]
         return f"{self.kind}({', '.join(values)}, embeddings={self.embeddings})"
 
-# %% ../../nbs/lib/repair/candidates.ipynb #38d96c01
+# %% ../../nbs/lib/repair/candidates.ipynb #99621ade
 @dataclass(frozen=True)
 class Candidate:
     "One way to serve all directions of a group."
@@ -65,7 +65,7 @@ class Candidate:
         trunk = dict(spec["trunk"], hyper=tuple(map(tuple, spec["trunk"]["hyper"])))
         return cls(**dict(spec, trunk=Trunk(**trunk)))
 
-# %% ../../nbs/lib/repair/candidates.ipynb #2d1f7cfd
+# %% ../../nbs/lib/repair/candidates.ipynb #44e8eb8a
 @dataclass(frozen=True)
 class Family:
     "Candidates that differ in one value."
@@ -97,7 +97,7 @@ FAMILIES = (
     Family("EMR", BASE, "all=emr()", (1,)),
 )
 
-# %% ../../nbs/lib/repair/candidates.ipynb #e5ffd250
+# %% ../../nbs/lib/repair/candidates.ipynb #22d83738
 def block_families(
     study: Study,
     rankings: dict,   # random, most changed, ...: block numbers, the first to choose first
@@ -114,7 +114,7 @@ def block_families(
             found.append(Family(f"low rank in {name} blocks", MERGE, low, (k,)))
     return found
 
-# %% ../../nbs/lib/repair/candidates.ipynb #528675db
+# %% ../../nbs/lib/repair/candidates.ipynb #5a85a02e
 def trunk_of(
     family: Family,
     lam: float,      # of the merges
@@ -136,7 +136,7 @@ def members(
     trunk = trunk_of(family, lam)
     return [Candidate(family.name, trunk, family.rules.format(f"{v:g}"), family.keep, v) for v in values]
 
-# %% ../../nbs/lib/repair/candidates.ipynb #4db5074c
+# %% ../../nbs/lib/repair/candidates.ipynb #925029fe
 BARE, BARE_SCRIPT, PARTS = "bare", "bare, script", "parts"
 
 def contests(
@@ -168,7 +168,7 @@ def scaled(
     trunks = [Trunk(method, lam, embeddings, fixed) for lam in lams]
     return [Candidate(f"{method}, script", trunk, keep="script", value=trunk.lam) for trunk in trunks]
 
-# %% ../../nbs/lib/repair/candidates.ipynb #5a1cd868
+# %% ../../nbs/lib/repair/candidates.ipynb #25baeb95
 def references(
     joint: list,     # snapshots of the joint model, '' for its end; empty: there is none
 ) -> list:           # of Candidate
@@ -190,7 +190,7 @@ def controls(
     found = [Candidate(f"bare merge, {keep}", bare, keep=keep) for keep in ways]
     return [*found, replace(part, family="swapped parts", swapped=True)]
 
-# %% ../../nbs/lib/repair/candidates.ipynb #6879e1e0
+# %% ../../nbs/lib/repair/candidates.ipynb #902d13f1
 SCRIPT = "script"
 POINTS = {
     "bare": BARE, "bare-script": BARE_SCRIPT, "parts": PARTS, "parts-script": PARTS,
@@ -213,7 +213,7 @@ def point(
     winner = winners[kind or name.replace("-", ", ")]
     return replace(winner, family=name, keep=keep)
 
-# %% ../../nbs/lib/repair/candidates.ipynb #5e6e8e6e
+# %% ../../nbs/lib/repair/candidates.ipynb #7b6c5f54
 def differing_targets(
     directions: list,   # of Direction
 ) -> bool:
@@ -237,3 +237,23 @@ def all_families(
 ) -> bool:
     "Whether every family is tried: where a joint model is the measure and targets differ."
     return bool(joint_moments(study, group)) and differing_targets(study.members(JOINT_NAME + group))
+
+# %% ../../nbs/lib/repair/candidates.ipynb #d87ad593
+def points(
+    study: Study,
+    group: str,
+) -> list:        # of str, as in `point`
+    "What of a group goes to devtest."
+    members = study.members(JOINT_NAME + group)
+    joint = joint_moments(study, group)
+    found = ["bare", "parts", "recommended"]
+    if joint:
+        found += ["joint", "joint-parts"]
+    if not differing_targets(members):
+        return found
+    found += ["bare-script"]
+    if joint:
+        found += ["parts-script", "experts-script", "base-script", "joint-script"]
+    if group in study.groups:
+        found += [f"{method}-script" for method in study.methods[1:]]
+    return found

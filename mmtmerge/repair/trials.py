@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'Trunks', 'block_of', 'block_changes', 'block_rankings', 'block_similarity', 'rank_of', 'truncated', 'Parts',
            'Trials', 'owners_of', 'statistics_of']
 
-# %% ../../nbs/lib/repair/trials.ipynb #a435f042
+# %% ../../nbs/lib/repair/trials.ipynb #c97285b8
 import json
 import random
 from pathlib import Path
@@ -22,7 +22,7 @@ from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
 from .compose import encode_expert, size_in_models, switched, unify
 from .where import count_blocks, parse_rules, rules_text
 
-# %% ../../nbs/lib/repair/trials.ipynb #34fa795f
+# %% ../../nbs/lib/repair/trials.ipynb #e89ddd6d
 class Trunks:
     "The trunks of one group, built when they are asked for; the last one is kept."
     def __init__(self,
@@ -63,7 +63,7 @@ class Trunks:
             self.built = {trunk: made}
         return self.built[trunk]
 
-# %% ../../nbs/lib/repair/trials.ipynb #9d9c4162
+# %% ../../nbs/lib/repair/trials.ipynb #6cd36f92
 def block_of(name: str):   # number, or None outside of the blocks
     "The block that a parameter belongs to."
     numbers = [part for part in name.split(".") if part.isdigit()]
@@ -98,7 +98,7 @@ def block_rankings(
         found["least similar"] = [int(b) for b in np.argsort(similarity, kind="stable")]
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #ac5af5a7
+# %% ../../nbs/lib/repair/trials.ipynb #1695aede
 def block_similarity(
     features: list,   # of every expert: (depths, sentences, hidden), depths: embeddings, each block, final norm
 ) -> np.ndarray:      # (blocks,)
@@ -111,7 +111,7 @@ def block_similarity(
         found.append(pairs[upper].mean())
     return np.array(found)
 
-# %% ../../nbs/lib/repair/trials.ipynb #8b1cf035
+# %% ../../nbs/lib/repair/trials.ipynb #eaf1d663
 def rank_of(rules: list):   # of Rule; -> r, or None
     "The rank, where all parts are of low rank."
     ranks = {rule.hyper["r"] for rule in rules if rule.part == "low_rank"}
@@ -130,7 +130,7 @@ def truncated(
         found[name] = dict(B=stored["B"][:, :r].contiguous(), A=stored["A"][:r].contiguous())
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #cdb1c5d4
+# %% ../../nbs/lib/repair/trials.ipynb #c2aa1662
 class Parts:
     "What every direction keeps; for the trunk and the rules that were asked for last."
     def __init__(self,
@@ -161,7 +161,7 @@ class Parts:
             made = {d: truncated(parts, r) for d, parts in made.items()}
         return made, shared
 
-# %% ../../nbs/lib/repair/trials.ipynb #c87deb25
+# %% ../../nbs/lib/repair/trials.ipynb #d45e0e3d
 class Trials:
     "Measures candidates with one resident model. Raises UserError if the file is another study's."
     def __init__(self,
@@ -225,20 +225,20 @@ class Trials:
             f.write(("\n" if f.tell() else "") + json.dumps(line))
         self.measured[candidate.name] = line
 
-# %% ../../nbs/lib/repair/trials.ipynb #d203646a
+# %% ../../nbs/lib/repair/trials.ipynb #84a2115c
 def owners_of(directions: list, swapped: bool) -> dict:
     "direction -> the direction whose part it is given."
     shifted = directions[1:] + directions[:1] if swapped else directions
     return dict(zip(directions, shifted))
 
-# %% ../../nbs/lib/repair/trials.ipynb #28f81e42
+# %% ../../nbs/lib/repair/trials.ipynb #a532112d
 SCORES = ("BLEU", "chrF2")
 
 def statistics_of(
     made,            # Translations
     lines,           # DataFrame: columns source, target
     script: str,     # of the target language
-) -> dict:           # stats: metric -> list of rows; off_target, empty, copy, token_limit, repetition: shares; seconds
+) -> dict:           # stats: metric -> list of rows; scores; faults: shares; seconds; texts, new_tokens, limits
     "What is kept of translations."
     references = lines.target.tolist()
     stats = {name: metrics.sentence_stats(name, made.texts, references) for name in SCORES}
@@ -246,4 +246,5 @@ def statistics_of(
     scores = {name: metrics.corpus_score(name, rows_of) for name, rows_of in stats.items()}
     faults = metrics.diagnosis(rows, made.texts, references, scores["BLEU"], scores["chrF2"])
     lists = {name: rows_of.tolist() for name, rows_of in stats.items()}
-    return dict(stats=lists, scores=scores, faults=faults, seconds=round(made.seconds, 2))
+    return dict(stats=lists, scores=scores, faults=faults, seconds=round(made.seconds, 2),
+                texts=made.texts, new_tokens=made.new_tokens, limits=made.limits)

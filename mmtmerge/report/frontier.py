@@ -6,7 +6,7 @@
 __all__ = ['FAULTS', 'JOINT_POINT', 'frontier_rows', 'frontier_table', 'Repaired', 'sides_of_group', 'point_rows', 'mean_fault',
            'against_joint', 'repaired_table', 'confusion_row', 'confusion_table', 'percent', 'cell', 'headline']
 
-# %% ../../nbs/lib/report/frontier.ipynb #af666e3a
+# %% ../../nbs/lib/report/frontier.ipynb #bc1aeb0f
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from .results import Results, ratio, resampled, summary
 from ..settings import Study, System
 
-# %% ../../nbs/lib/report/frontier.ipynb #47437346
+# %% ../../nbs/lib/report/frontier.ipynb #6b69d0fa
 FAULTS = ("off_target", "empty", "copy", "token_limit", "repetition")
 
 def frontier_rows(
@@ -44,7 +44,7 @@ def frontier_table(
             rows += frontier_rows(group, snapshot, made)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #557a74c1
+# %% ../../nbs/lib/report/frontier.ipynb #d9dcbae7
 @dataclass(frozen=True)
 class Repaired:
     "Points of the repair study as one report reads them."
@@ -55,13 +55,13 @@ class Repaired:
         return self.results.study
 
     def record(self, group: str, point: str) -> dict:
-        "What the run of a point says."
-        return self.results.read("repair-test", f"{group}__{point}")["result"]
+        "What the group's run says of a point."
+        return self.results.read("repair-test", group)["result"]["points"][point]
 
     def draws(self, group: str, point: str, direction: str, metric: str) -> np.ndarray:   # (1 + resamples,)
         "Score and resamples of a point in one direction."
         self.record(group, point)
-        path = self.study.result("repair-test", f"{group}__{point}").with_name("sentences.parquet")
+        path = self.study.result("repair-test", group).with_name(f"{point}.parquet")
         p = self.study.p
         return resampled(path, path.stat().st_mtime_ns, str(direction), metric, p.bootstrap, p.seed, ())
 
@@ -74,7 +74,7 @@ class Repaired:
         kept = [ratio(self.draws(group, point, d, metric), self.expert(d, metric)) for d in directions]
         return np.mean(kept, axis=0)
 
-# %% ../../nbs/lib/report/frontier.ipynb #f37a09c3
+# %% ../../nbs/lib/report/frontier.ipynb #5b7f6524
 def sides_of_group(study: Study, directions: list) -> dict:   # name -> directions
     "All directions of a group, and those of either side where it has both."
     sides = {"all": list(directions)}
@@ -82,7 +82,7 @@ def sides_of_group(study: Study, directions: list) -> dict:   # name -> directio
         sides.setdefault(study.side(d), []).append(d)
     return sides if len(sides) > 2 else {"all": list(directions)}
 
-# %% ../../nbs/lib/report/frontier.ipynb #53a5af4c
+# %% ../../nbs/lib/report/frontier.ipynb #0d83910b
 JOINT_POINT = "joint"
 
 def point_rows(
@@ -125,7 +125,7 @@ def repaired_table(
             rows += point_rows(repaired, group, name, JOINT_POINT in names)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #d24f1d47
+# %% ../../nbs/lib/report/frontier.ipynb #268a0f76
 def confusion_row(
     repaired: Repaired,
     group: str,
@@ -161,7 +161,7 @@ def confusion_table(
                     rows.append(about | confusion_row(repaired, group, method, point, directions, metric))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #e69b0ebc
+# %% ../../nbs/lib/report/frontier.ipynb #6a2b2fee
 def percent(
     row,      # score, ci_low, ci_high
 ) -> str:

@@ -10,7 +10,7 @@ from mmtmerge.repair import candidates, choose
 from mmtmerge.repair.candidates import Candidate, Trunk
 from mmtmerge.repair.trials import Trials, Trunks
 from mmtmerge.settings import load
-from mmtmerge.study.stages.repair import points, repair_groups
+from mmtmerge.study.stages.repair import repair_groups
 from mmtmerge.translate import Translations
 
 HALF = Trunk("task_arithmetic", .5, "base")
@@ -99,7 +99,7 @@ def test_every_point_of_every_group_is_a_candidate(profile):
     for group in repair_groups(study):
         chosen = {m: dict(lam=.5) for m in study.methods[1:]} if group in study.groups else {}
         winners = {name: contest[0] for name, contest in candidates.contests(study, chosen).items()}
-        for name in points(study, group):
+        for name in candidates.points(study, group):
             assert candidates.point(name, winners, TWO).name
 
 
