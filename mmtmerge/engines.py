@@ -64,7 +64,7 @@ class Engine:
         out = self.generate(asked, limits, stops, p, label, **restricted)
         return read(self.tokenizer, out, limits, started)
 
-
+# %% ../nbs/lib/engines.ipynb #f57b4e29
 def asks_to_keep(
     keep,  # Script or None, or a list of them
 ) -> bool:
@@ -213,7 +213,7 @@ def _suppressed(tokenizer, keep):
     tokens = sorted(set(tokenizer.get_vocab().values()) - allowed)
     return [[token] for token in tokenizer.convert_ids_to_tokens(tokens)]
 
-
+# %% ../nbs/lib/engines.ipynb #71291c7b
 @engine
 class CTranslate2(Engine):
     "CTranslate2's generator on a converted checkpoint."

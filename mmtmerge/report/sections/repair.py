@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PLACES', 'SHOWN', 'NAMES', 'SECTION', 'kept', 'against_joint', 'places', 'beats_random', 'points_table', 'context']
 
-# %% ../../../nbs/lib/report/sections/repair.ipynb #4cc2e7e4
+# %% ../../../nbs/lib/report/sections/repair.ipynb #c1416f26
 import pandas as pd
 
 from ..page import Section, typeset
 from ..quoted import Quoted, ends, fixed, percent
 from ..frontier import cell
 
-# %% ../../../nbs/lib/report/sections/repair.ipynb #aa90636f
+# %% ../../../nbs/lib/report/sections/repair.ipynb #5da9a4b0
 def kept(
     repaired: pd.DataFrame,   # repaired.csv
     group: str,
@@ -35,7 +35,7 @@ def against_joint(
     low, high = 100 * row.minus_joint_ci_low, 100 * row.minus_joint_ci_high
     return f"{fixed(100 * row.minus_joint_score, 0)} {ends(low, high, 0)}"
 
-# %% ../../../nbs/lib/report/sections/repair.ipynb #d80c38ae
+# %% ../../../nbs/lib/report/sections/repair.ipynb #a90ae0ce
 PLACES = ("last", "first", "middle", "random", "most changed", "least similar")
 
 def places(
@@ -57,7 +57,7 @@ def beats_random(
     "Whether an interval lies above the score of random blocks."
     return bool(by_place.loc[place].ci_low > by_place.loc["random"].score)
 
-# %% ../../../nbs/lib/report/sections/repair.ipynb #342a1601
+# %% ../../../nbs/lib/report/sections/repair.ipynb #59ef7e3b
 SHOWN = ("bare", "bare-script", "base-script", "joint", "recommended", "experts-script")
 NAMES = {"bare": "bare merge", "bare-script": "bare merge, target's script", "base-script": "base, target's script",
          "joint": "joint model", "recommended": "recommended artefact", "experts-script": "experts, target's script"}
