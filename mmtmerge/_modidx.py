@@ -1283,6 +1283,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mmtmerge/repair/preparation.py'),
                                              'mmtmerge.repair.preparation.find_trunk': ( 'lib/repair/preparation.html#find_trunk',
                                                                                          'mmtmerge/repair/preparation.py'),
+                                             'mmtmerge.repair.preparation.recipe_values': ( 'lib/repair/preparation.html#recipe_values',
+                                                                                            'mmtmerge/repair/preparation.py'),
                                              'mmtmerge.repair.preparation.sharing': ( 'lib/repair/preparation.html#sharing',
                                                                                       'mmtmerge/repair/preparation.py')},
             'mmtmerge.repair.routed': { 'mmtmerge.repair.routed.Artefact': ('lib/repair/routed.html#artefact', 'mmtmerge/repair/routed.py'),
