@@ -150,8 +150,13 @@ def measure_peft(folder, directions, sources, tokens, repeat):
 
 def hold(folder):
     "Memory of all directions of an artefact, above that of the imports."
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
     from mmtmerge.repair.routed import Routed
 
+    with torch.device("meta"):  # imports what the model needs
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    AutoTokenizer.from_pretrained(folder)
     before = resident(os.getpid())["RssAnon"]
     routed = Routed.open(folder, device="cpu")
     for direction in routed.artefact.directions:

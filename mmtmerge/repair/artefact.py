@@ -29,7 +29,7 @@ from .compose import statistics
 from .part_files import Spool, adapter_config, adapter_key, part_key, read_part, split_key, trunk_digest
 from .parts import encode, unified
 from .preparation import Repair, bytes_of_artefact, check_directions, check_repair
-from .preparation import choose_adapters, find_trunk, sharing
+from .preparation import choose_adapters, find_trunk, recipe_values, sharing
 from .where import parse_rules, rules_text
 
 # %% ../../nbs/lib/repair/artefact.ipynb #245f4dd5
@@ -111,7 +111,7 @@ def narrowed(
     return dict(whole=whole.to(dtype)) if wider else stored
 
 # %% ../../nbs/lib/repair/artefact.ipynb #6e9a6952
-AHEAD = 1 << 26    # elements under work at once, unless one tensor of all experts has more
+AHEAD = 1 << 26    # elements of the trunk under work at once, unless one tensor has more
 
 def encode_tensors(
     repair: Repair,
@@ -131,7 +131,7 @@ def encode_tensors(
             encoded[direction] = narrowed(stored, origin.dtype)
         return encoded
 
-    sizes = {name: trunk.headers[name].numel() * (1 + len(repair.experts)) for name in repair.rule_of}
+    sizes = {name: trunk.headers[name].numel() for name in repair.rule_of}
     yield from results_in_order(work, sizes, repair.threads, AHEAD)
 
 # %% ../../nbs/lib/repair/artefact.ipynb #a2d3eca6
@@ -256,7 +256,8 @@ def make_artefact(
         with appearing_folder(out) as work, hashing(inputs) as hashes:
             written, about, ranks, noted = write_artefact(repair, work, adapters, remote_code)
             notes = notes | noted
-            card = artefact_card(work, about, ranks, input_rows(repair, hashes.result()), notes)
+            told = recipe_values(repair.trunk) | notes
+            card = artefact_card(work, about, ranks, input_rows(repair, hashes.result()), told)
             (work / "README.md").write_text(card, encoding="utf-8")
             check_written(work, written, out)
     return notes

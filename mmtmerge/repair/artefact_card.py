@@ -187,8 +187,8 @@ tags: [{tags}]
 ---
 # One trunk, {count} directions
 
-The trunk ({made}) is an ordinary checkpoint in this folder. Each direction has a small part that turns it into nearly
-that direction's expert: {rules}.
+The trunk ({made}) is an ordinary checkpoint in this folder.
+Each direction has a small part that turns it into nearly that direction's expert: {rules}.
 
 | direction | instruction | share of its expert's score |
 |---|---|---|
@@ -197,6 +197,9 @@ that direction's expert: {rules}.
 {sizes}
 
 ## Use
+A prompt is one user turn of the chat template: the instruction of the direction, a new line, the sentence. Decoding is
+greedy; the first line of what is written is the translation.
+
 {usage}
 ## Made by
 mmtmerge {version}, torch {torch}
@@ -214,7 +217,8 @@ def direction_rows(about):
     "Rows of the table of directions."
     def row(direction, entry):
         instruction, retention = entry["instruction"] or "none", entry["retention"]
-        return direction, instruction, "not measured" if retention is None else f"{retention:.3f}"
+        one_line = " ".join(instruction.split()).replace("|", "\\|")
+        return direction, one_line, "not measured" if retention is None else f"{retention:.3f}"
 
     return table_rows(row(*item) for item in about["directions"].items())
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..core import UserError, nearest
 from ..merge.registry import Between, check_value
 from ..merge.task_vectors import finite, require, slices
+from .kernels import add_product
 
 # %% ../../nbs/lib/repair/parts.ipynb #65026cc9
 @dataclass
@@ -301,7 +302,7 @@ def low_rank_product(
 
 def add_low_rank(trunk, stored, shared):
     "Trunk plus the product of the factors."
-    return low_rank_product(stored).add_(trunk)
+    return add_product(trunk, stored["B"], stored["A"])
 
 # %% ../../nbs/lib/repair/parts.ipynb #72548e7b
 Rank = Annotated[int, Between(1)]

@@ -225,9 +225,9 @@ def test_each_direction_costs_one_switch_and_has_its_own_instruction(adapters, m
         return module.Translations([instruction] * len(sources), [0] * len(sources), [9] * len(sources), 0.0)
 
     routed = Routed.open(adapters)
-    weights = routed.artefact.weights
+    part = routed.artefact.part
     monkeypatch.setattr(module, "translate", recorded)
-    monkeypatch.setattr(routed.artefact, "weights", lambda d, *names: (switches.append(d), weights(d, *names))[1])
+    monkeypatch.setattr(routed.artefact, "part", lambda direction: (switches.append(direction), part(direction))[1])
     texts = routed.translate(["ta-en", "en-hi", "ta-en"], ["a", "b", "c"]).texts
     assert texts == ["Translate ta-en", "Translate en-hi", "Translate ta-en"] and switches == ["en-hi", "ta-en"]
     assert asked == [("Translate en-hi", ["b"]), ("Translate ta-en", ["a", "c"])]
