@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -248,14 +249,17 @@ class Sweep:
         contestants: list,    # of Point
         translate,            # (model, first, last) -> direction -> list of texts for these dev sentences
         references: dict,     # direction -> list of references
-        metrics: dict,        # name -> (statistics function (hypotheses, references) -> (n, k) array, corpus score)
+        metrics: dict,        # name -> (statistics function (hypotheses, references) -> (n, k) array, or one for each
+                              # direction; corpus score)
         sizes: list,          # sentences a direction up to each rung
         seed: int = 42,       # of random masks
         kept: Path = None,    # file (JSON lines) with what was measured so far
         threads: int = 1,     # that compute merged task vectors
+        more: list = (),      # what else the measurements depend on: texts
     ):
         self.model, self.base, self.experts, self.contestants = model, base, experts, contestants
         self.translate, self.references, self.metrics, self.sizes = translate, references, metrics, sizes
+        self.more = more
         self.parameters, self.seed, self.threads = dict(model.named_parameters()), seed, threads
         self.statistics = {}    # (method, embeddings, preset) -> what `prepare` found
         for point in contestants:
@@ -265,7 +269,7 @@ class Sweep:
     @cached_property
     def inputs(self):
         "Digest of what the measurements depend on."
-        metrics = list(self.metrics)
+        metrics = [*self.metrics, *self.more]
         return digest_of_inputs(self.base, self.experts, self.seed, self.sizes, metrics, self.references)
 
     def recipe(self, point):
@@ -323,8 +327,11 @@ def measure(
     texts = sweep.translate(sweep.model, first, last)
     statistics = {}
     for direction, references in sweep.references.items():
-        pairs = texts[direction], references[first:last]
-        statistics[direction] = {name: of_pairs(*pairs) for name, (of_pairs, _) in sweep.metrics.items()}
+        pairs, counted = (texts[direction], references[first:last]), {}
+        for name, (count, _) in sweep.metrics.items():
+            of_direction = count[direction] if isinstance(count, Mapping) else count
+            counted[name] = of_direction(*pairs)
+        statistics[direction] = counted
     sweep.measurements.add(point, first, statistics)
 
 def score_point(

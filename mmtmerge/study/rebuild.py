@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plan_lines', 'ram_gb', 'refuse_without_gpus', 'check_machine', 'refuse_costly_remaking', 'snakemake_command',
-           'follow', 'make', 'rebuild']
+           'follow', 'make', 'check_tokenisers', 'rebuild']
 
 # %% ../../nbs/lib/study/rebuild.ipynb #6e067392
 import os
@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..core import UserError, locked, read_json, root
-from ..settings import Study
+from ..settings import TOKENISER, Study
 from .plan import plan
 from .provenance import refuse_other_values, state
 from .runner import RunFailed, costly
@@ -182,6 +182,16 @@ def make(
                         "what is finished is kept, the same command continues")
 
 # %% ../../nbs/lib/study/rebuild.ipynb #8c778168
+def check_tokenisers(
+    study: Study,
+):
+    "Raises UserError if a language names a tokeniser that sacreBLEU cannot use here."
+    if all(language.tokeniser == TOKENISER for language in study.known.values()):
+        return
+    from mmtmerge.metrics import tokenisers     # sacreBLEU: not before it is needed
+    tokenisers(study, study.directions)
+
+# %% ../../nbs/lib/study/rebuild.ipynb #246243b6
 def rebuild(
     study: Study,
     target: str,
@@ -206,6 +216,7 @@ def rebuild(
             )
         print(f"profile {study.profile}, target {target}: {len(todo)} of {len(runs)} runs to do")
         print("\n".join(plan_lines(runs, why, each=dry_run)))
+        check_tokenisers(study)
         if dry_run:
             return
         table = check_machine(study, todo, cores, where, cpu)
