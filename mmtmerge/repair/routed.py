@@ -32,7 +32,7 @@ from .kernels import add_product
 from .part_files import check_part, read_part, trunk_digest
 from .parts import decode
 from .where import Rule, parse_rules
-from ..translate import Translations, translate
+from ..translate import Translations, translate as translate_with
 
 # %% ../../nbs/lib/repair/routed.ipynb #b1bfc652
 class Artefact:
@@ -223,8 +223,8 @@ def translate(
     for direction, numbers in work:
         self.switch(direction)
         own = [sources[i] for i in numbers]
-        done = translate(
-            self.model, self.tokenizer, asked[direction], own, p, label=label, **of_sources(keep, numbers))
+        restricted = of_sources(keep, numbers)
+        done = translate_with(self.model, self.tokenizer, asked[direction], own, p, label=label, **restricted)
         for i, *written in zip(numbers, done.texts, done.new_tokens, done.limits):
             texts[i], new_tokens[i], limits[i] = written
     return Translations(texts, new_tokens, limits, time.time() - started)

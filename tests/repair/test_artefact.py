@@ -226,7 +226,7 @@ def test_each_direction_costs_one_switch_and_has_its_own_instruction(adapters, m
 
     routed = Routed.open(adapters)
     part = routed.artefact.part
-    monkeypatch.setattr(module, "translate", recorded)
+    monkeypatch.setattr(module, "translate_with", recorded)
     monkeypatch.setattr(routed.artefact, "part", lambda direction: (switches.append(direction), part(direction))[1])
     texts = routed.translate(["ta-en", "en-hi", "ta-en"], ["a", "b", "c"]).texts
     assert texts == ["Translate ta-en", "Translate en-hi", "Translate ta-en"] and switches == ["en-hi", "ta-en"]
