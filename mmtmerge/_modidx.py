@@ -29,6 +29,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mmtmerge.core': { 'mmtmerge.core.UserError': ('lib/core.html#usererror', 'mmtmerge/core.py'),
                                'mmtmerge.core.atomic_dir': ('lib/core.html#atomic_dir', 'mmtmerge/core.py'),
                                'mmtmerge.core.cache_dir': ('lib/core.html#cache_dir', 'mmtmerge/core.py'),
+                               'mmtmerge.core.check_path': ('lib/core.html#check_path', 'mmtmerge/core.py'),
                                'mmtmerge.core.locked': ('lib/core.html#locked', 'mmtmerge/core.py'),
                                'mmtmerge.core.nearest': ('lib/core.html#nearest', 'mmtmerge/core.py'),
                                'mmtmerge.core.read_json': ('lib/core.html#read_json', 'mmtmerge/core.py'),
