@@ -41,8 +41,8 @@ def open_model(
 def folder_of(
     model,         # folder, or an open checkpoint
 ) -> Path:
-    "The folder of a model."
-    return model.folder if isinstance(model, Checkpoint) else Path(model)
+    "The folder of a model. Raises UserError if its path is no text."
+    return model.folder if isinstance(model, Checkpoint) else check_path(Path(model))
 
 # %% ../../nbs/lib/merge/checkpoints.ipynb #936d68d6
 def expert_names(
