@@ -30,7 +30,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core import UserError, nearest, read_json, root
+from .core import UserError, check_path, nearest, read_json, root
 from .settings import load, profiles
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
@@ -389,8 +389,9 @@ def probe(
     chunk: Chunk = 1024,
 ):
     "Record the gates and hidden states of one model on one direction, in one forward pass."
-    if out.exists():
-        raise UserError(f"{out} exists already: name another folder, or remove it")
+    for path in (out, model, corpus):
+        check_path(path)
+    refuse_existing(out)
     instruction = load().instruction(direction)
     from mmtmerge.study.cost import BYTES
     if dtype not in BYTES:
@@ -639,7 +640,7 @@ TrainAgain = Annotated[bool, typer.Option(
 # %% ../nbs/lib/cli.ipynb #dbb14a1d
 def refuse_existing(folder: Path):
     "Raises UserError where a folder that is to appear is there already."
-    if folder.exists():
+    if check_path(folder).exists():
         raise UserError(f"{folder} exists already: name another folder, or remove it")
 
 def expert_runs(direction: str, profile: str, seed: int) -> list:
@@ -725,7 +726,7 @@ def leave(message, status: int):
 
 def main():
     "Entry point of the command line."
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         app()
     except UserError as e:

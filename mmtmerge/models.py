@@ -126,7 +126,7 @@ def check_base(
     where = f"MMTMERGE_BASE={folder}"
     if not (folder / "config.json").exists():
         raise UserError(f"{where} holds no config.json: set it to a local Hugging Face folder")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     stated = section("shape", name) if name in named_sections("shape") else {}
     for ours, theirs in (("hidden", "hidden_size"), ("blocks", "num_hidden_layers")):
         if ours in stated and config.get(theirs) != stated[ours]:
@@ -156,7 +156,7 @@ def _convert(
         model.save_pretrained(d)
         tokenizer.save_pretrained(d)
         shutil.rmtree(work)
-        (d / "source.json").write_text(json.dumps({"source": source}))
+        (d / "source.json").write_text(json.dumps({"source": source}), encoding="utf-8")
 
 # %% ../nbs/lib/models.ipynb #20ce1d89
 def find_base(
@@ -173,7 +173,7 @@ def find_base(
     folder = Path(cache) / f"{name}-{spec.get('sha256', 'hub')[:12]}"
     if not (folder / "source.json").exists():
         _convert(name, spec, folder)
-    return folder, json.loads((folder / "source.json").read_text())["source"]
+    return folder, json.loads((folder / "source.json").read_text(encoding="utf-8"))["source"]
 
 # %% ../nbs/lib/models.ipynb #dfd1b6fd
 def chat_template(

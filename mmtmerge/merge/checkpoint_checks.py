@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['QUANTIZED', 'ADAPTERS', 'WRAPPERS', 'TOKENIZERS', 'SAME_TOKENIZER', 'wrapper_in', 'check_plain', 'check_prefix',
            'check_config', 'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary', 'tokenizer_parts',
-           'check_tokenizer', 'chat_template', 'check_tokenizers', 'check_compatible', 'quiet_transformers',
-           'written_config', 'load_without_weights', 'refuse_report', 'digest_of_headers', 'check_loads',
-           'check_written']
+           'merges_of', 'read_vocabulary', 'check_tokenizer', 'chat_template', 'check_tokenizers', 'check_compatible',
+           'quiet_transformers', 'written_config', 'load_without_weights', 'refuse_report', 'digest_of_headers',
+           'check_loads', 'check_written']
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #47a317e4
 import contextlib
@@ -129,7 +129,7 @@ def vocabulary(
     content: dict,     # the JSON it holds
 ) -> dict:             # token -> number
     "The vocabulary of a tokenizer, added tokens included."
-    if file.name != "tokenizer.json":
+    if file.name != "tokenizer.json":    # vocab.json, or the pieces of a SentencePiece model
         return content | added_tokens(file.parent)
     tokens = content["model"]["vocab"]
     if isinstance(tokens, list):    # Unigram: pairs of token and score, in order
@@ -149,6 +149,31 @@ def tokenizer_parts(
     parts = {key: written.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")}
     return parts | {"merges": written["model"].get("merges")}
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #cf0d7c27
+def merges_of(
+    folder: Path,
+) -> list:           # lines of merges.txt, without its header; empty without the file
+    "The merges of a byte-pair vocabulary, in order."
+    file = folder / "merges.txt"
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return [line.rstrip() for line in lines if line.strip() and not line.startswith("#version")]
+
+def read_vocabulary(
+    file: Path,        # its name says which form it has
+    content: bytes,
+) -> dict:             # the JSON it holds, or piece -> number
+    "What a tokenizer file holds. Raises ValueError if it cannot be read here."
+    if file.suffix != ".model":
+        return json.loads(content)
+    try:
+        from sentencepiece import SentencePieceProcessor
+        pieces = SentencePieceProcessor(model_proto=content)
+    except (ImportError, RuntimeError) as e:
+        raise ValueError(str(e)) from None
+    return {pieces.id_to_piece(number): number for number in range(len(pieces))}
+
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #eeeefc6b
 SAME_TOKENIZER = "experts must use the base's tokenizer (--any-tokenizer merges all the same, with the base's)"
 
@@ -157,10 +182,13 @@ def check_tokenizer(
     other: Path, theirs: bytes,    # of an expert
 ):
     "Raises UserError if two tokenizers make different tokens or numbers of one text."
+    if file.name == other.name == "vocab.json":
+        same_merges = merges_of(file.parent) == merges_of(other.parent)
+        require(same_merges, f"{other.parent}/merges.txt is not that of {file.parent}: {SAME_TOKENIZER}")
     if theirs == ours:
         return
     try:
-        contents = [json.loads(content) for content in (ours, theirs)]
+        contents = [read_vocabulary(path, content) for path, content in ((file, ours), (other, theirs))]
     except ValueError:
         raise UserError(f"{other} differs from {file}: {SAME_TOKENIZER}") from None
     try:

@@ -51,6 +51,8 @@ def rope_values(
         return {layer: rope_values(inner or {}, positions) for layer, inner in rope.items()}
     kind = rope.get("rope_type", "default")
     said = {key: x for key, x in rope.items() if key != "type" and x is not None}
+    if kind == "linear" and said.get("factor") == 1:    # positions divided by 1
+        kind = said["rope_type"] = "default"
     full = ROPE_DEFAULTS | {"original_max_position_embeddings": positions} | said
     used = ROPE_ALWAYS + ROPE_USES.get(kind, tuple(full))
     return {key: x for key, x in full.items() if key in used}

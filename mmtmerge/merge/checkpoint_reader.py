@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..core import UserError
+from ..core import UserError, check_path
 from .checkpoint_config import is_tied
 from .task_vectors import require
 
@@ -49,6 +49,7 @@ def check_folder(
     folder: Path,
 ):
     "Raises UserError if this is no folder, or holds a LoRA adapter instead of a model."
+    check_path(folder)
     require(folder.is_dir(), f"{folder} is no folder: give the folder of a Hugging Face checkpoint")
     weights = [p for pattern in ("*.safetensors", "*.bin") for p in folder.glob(pattern)]
     whole = (folder / "config.json").exists() and any(not p.name.startswith("adapter_") for p in weights)

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ..core import UserError, nearest
+from ..core import UserError, check_path, nearest
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
@@ -41,8 +41,8 @@ def open_model(
 def folder_of(
     model,         # folder, or an open checkpoint
 ) -> Path:
-    "The folder of a model."
-    return model.folder if isinstance(model, Checkpoint) else Path(model)
+    "The folder of a model. Raises UserError if its path is no text."
+    return model.folder if isinstance(model, Checkpoint) else check_path(Path(model))
 
 # %% ../../nbs/lib/merge/checkpoints.ipynb #936d68d6
 def expert_names(
@@ -109,6 +109,7 @@ def check_settings(
 ):
     "Raises UserError if a setting of a merge cannot be."
     types = ["bfloat16", "float16", "float32"]
+    check_path(out)
     require(dtype is None or dtype in types, f"unknown dtype {dtype!r}: {nearest(dtype, types)}")
     require(threads is None or threads > 0, f"threads must be at least 1: got {threads}")
     require(0 < shard_gb < math.inf, f"shard_gb must be above 0: got {shard_gb}")
@@ -272,7 +273,7 @@ def merge_checkpoints(
                 recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
             notes |= noted | copy_other_files(base, work, kind, remote_code)
             card = model_card(recipe, base, experts, kind, hashes.result(), notes)
-            (work / "README.md").write_text(card, encoding="utf-8")
+            (work / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
             check_written(work, written, out)
     if progress:
         for subject, text in notes.items():

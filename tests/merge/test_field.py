@@ -1,6 +1,7 @@
 "Checkpoints as users bring them: other spellings, defaults left out, buffers, wrappers and files beside the weights."
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -330,3 +331,60 @@ def test_code_that_lies_elsewhere(tmp_path):
     config["auto_map"] = {"AutoConfig": "someone/own--configuration_own.OwnConfig"}
     base, expert = save(tmp_path / "base", config, tensors), save(tmp_path / "expert", config, moved(tensors, 1))
     assert "files elsewhere (auto_map in config.json), not copied" in (merge(base, expert) / "README.md").read_text()
+
+
+def test_linear_rope_of_factor_one_is_none(tmp_path):
+    "Positions divided by one are positions."
+    llama = dict(model_type="llama", rope_parameters=dict(rope_type="default", rope_theta=10000.0))
+    linear = dict(rope_type="linear", factor=1.0, rope_theta=10000.0)
+    compare(tmp_path, llama, llama | dict(rope_parameters=linear))
+    shutil.rmtree(tmp_path / "base")
+    shutil.rmtree(tmp_path / "expert")
+    with pytest.raises(UserError, match="rope_parameters"):
+        compare(tmp_path, llama, llama | dict(rope_parameters=linear | dict(factor=2.0)))
+
+
+def tokenizers(tmp_path, base, expert):
+    "Compare two tokenizers: file name -> content."
+    models = []
+    for who, files in (("base", base), ("expert", expert)):
+        folder = save(tmp_path / who, SMALL | dict(model_type="llama"))
+        for name, content in files.items():
+            put(folder / name, content)
+        models.append(Checkpoint(folder))
+    return check_tokenizers(models[0], {"expert": models[1]}, True)
+
+
+@pytest.mark.parametrize("merges, same", [("#version: 0.2\na b\n", True), ("a b\n\n", True), ("b a\n", False)])
+def test_merges_beside_a_vocabulary(tmp_path, merges, same):
+    "The same words put together otherwise are another tokenizer."
+    words = json.dumps({"a": 0, "b": 1, "ab": 2, "ba": 3})
+    base = {"vocab.json": words, "merges.txt": "#version: 0.2\na b\n"}
+    expert = {"vocab.json": words, "merges.txt": merges}
+    if same:
+        assert tokenizers(tmp_path, base, expert) == {}
+        return
+    with pytest.raises(UserError, match="merges.txt is not that of"):
+        tokenizers(tmp_path, base, expert)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_one_vocabulary_in_two_files(tmp_path, same):
+    "A SentencePiece model against the tokenizer.json that was made from it."
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = iter(["the river is long", "he went home", "the house is old"] * 20)
+    with open(tmp_path / "made.model", "wb") as f:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=text, model_writer=f, vocab_size=32, hard_vocab_limit=False, minloglevel=2
+        )
+    model = (tmp_path / "made.model").read_bytes()
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    vocabulary = [[pieces.id_to_piece(number), 0.0] for number in range(len(pieces))]
+    if not same:
+        vocabulary[5], vocabulary[6] = vocabulary[6], vocabulary[5]
+    written = json.dumps({"model": {"type": "Unigram", "vocab": vocabulary}, "added_tokens": []})
+    if same:
+        assert tokenizers(tmp_path, {"tokenizer.json": written}, {"tokenizer.model": model}) == {}
+        return
+    with pytest.raises(UserError, match="token .* has id"):
+        tokenizers(tmp_path, {"tokenizer.json": written}, {"tokenizer.model": model})
