@@ -26,7 +26,7 @@ def merging_loses_neurons(e: Evidence) -> float:
 # %% ../../nbs/lib/report/claims_merging.ipynb #617bdcd7
 @merging_claim()
 def merging_loses_upper_neurons(e: Evidence) -> float:
-    "… in the upper blocks"
+    "En→Indic, target: a merge has fewer neurons of a language than its expert in the upper blocks"
     part = upper(e.tuned(ONE_TO_MANY, "target")[0])
     return e.lost(ONE_TO_MANY, "target")[:, part].sum(1).mean()
 

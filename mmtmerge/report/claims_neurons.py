@@ -44,7 +44,7 @@ def source_neurons_grow(e: Evidence) -> float:
 # %% ../../nbs/lib/report/claims_neurons.ipynb #b32df976
 @neuron_claim(published=lambda: paper_growth(MANY_TO_ONE, "source", min))
 def every_source_grows(e: Evidence) -> float:
-    "… every language has (the least growth)"
+    "Indic→En: every language has more source neurons after fine-tuning (the least growth)"
     return e.growth(MANY_TO_ONE, "source").sum(1).min()
 
 # %% ../../nbs/lib/report/claims_neurons.ipynb #37df1b9d
@@ -111,7 +111,7 @@ def target_neurons_grow(e: Evidence) -> float:
 # %% ../../nbs/lib/report/claims_neurons.ipynb #971c5b17
 @neuron_claim(published=lambda: paper_growth(MANY_TO_ONE, "target", min))
 def every_target_grows(e: Evidence) -> float:
-    "… every language has (the least growth), target"
+    "Indic→En: every language has more target neurons after fine-tuning (the least growth)"
     return e.growth(MANY_TO_ONE, "target").sum(1).min()
 
 # %% ../../nbs/lib/report/claims_neurons.ipynb #1d75ae71

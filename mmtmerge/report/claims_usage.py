@@ -72,11 +72,11 @@ def experts_closer_than_base(e: Evidence) -> float:
 # %% ../../nbs/lib/report/claims_usage.ipynb #1169e2b0
 @usage_claim()
 def indic_en_experts_closer(e: Evidence) -> float:
-    "… middle and upper blocks, Indic→En, target"
+    "Indic→En, target: experts are more alike in usage than each is with the base, middle and upper blocks"
     return e.usage(MANY_TO_ONE, "target", True) - e.usage(MANY_TO_ONE, "target", False)
 
 # %% ../../nbs/lib/report/claims_usage.ipynb #7ec83d28
 @usage_claim()
 def en_indic_experts_closer(e: Evidence) -> float:
-    "… middle and upper blocks, En→Indic, target"
+    "En→Indic, target: experts are more alike in usage than each is with the base, middle and upper blocks"
     return e.usage(ONE_TO_MANY, "target", True) - e.usage(ONE_TO_MANY, "target", False)

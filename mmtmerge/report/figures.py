@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['AVERAGE', 'QUANTITIES', 'stack', 'deployment', 'sides', 'retention_blocks', 'retention_row', 'retention_panel',
-           'retention', 'draw_growth', 'growth', 'paper_limit', 'short_label', 'grid_panel', 'grid', 'layer_panel',
-           'deltas', 'embedding_row', 'confounds']
+           'retention', 'draw_growth', 'growth', 'paper_limit', 'stayed_points', 'grid_panel', 'grid',
+           'chance_conflict', 'expert_style', 'layer_panel', 'conflict_panel', 'deltas', 'difference_panel',
+           'confounds']
 
 # %% ../../nbs/lib/report/figures.ipynb #8d029c45
 import numpy as np
 import pandas as pd
 
-from .layout import METHOD_LABELS
+from .layout import METHOD_LABELS, arrow
 from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, label_ends, subplots
 from ..settings import Study
 
@@ -63,16 +64,16 @@ def retention_blocks(
     table: pd.DataFrame,   # of retention
 ) -> list:                 # of (title, rows of the table)
     "The blocks of the figure: a topology and a side of the pivot."
-    pivot = study.language(study.pivot).name
     towards, away = f"xx-{study.pivot}", f"{study.pivot}-xx"
-    words = {towards: f"XX → {pivot}", away: f"{pivot} → XX"}
+    words = {towards: "into", away: "from"}
+    pivot = study.language(study.pivot).name
     side, blocks = pd.Series(sides(study, table.direction), table.index), []
     for topology in table.kind.unique():
         part = table.kind == topology
         for name, title in words.items():
             if (side[part] == name).any():
                 rows = table[part & side.isin([name, AVERAGE])]
-                blocks.append((f"{topology.capitalize()}, {title}", rows))
+                blocks.append((f"{topology.capitalize()}, {title} {pivot}", rows))
     return blocks
 
 # %% ../../nbs/lib/report/figures.ipynb #aa6ec7c7
@@ -83,9 +84,10 @@ def retention_row(
     color: str,
     marker: str,
 ):
-    "One row of the figure: directions, their mean with its interval, the paper's mean."
+    "One row of the figure: directions and their range, their mean with its interval, the paper's mean."
     is_mean = rows.direction.str.startswith(AVERAGE)
     each, mean = rows[~is_mean], rows[is_mean].iloc[0]
+    ax.plot([each.score.min(), each.score.max()], [y, y], color=color, lw=.8, alpha=.6)
     ax.plot(each.score, np.full(len(each), y), "|", color=color, ms=7, alpha=.6)
     ax.plot([mean.ci_low, mean.ci_high], [y, y], color=color, lw=2)
     ax.plot(mean.score, y, marker, color=color, ms=6)
@@ -123,14 +125,16 @@ def retention(
         of_metric = [(title, rows[rows.metric == metric]) for title, rows in blocks]
         ticks = retention_panel(study, ax, of_metric)
         ax.axvline(1, color=DARK, lw=1)
+        ax.annotate("own expert", (1, 1), xytext=(-3, -2), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", ha="right", va="top", fontsize=7, color=DARK)
         ax.set(title=metric, xlabel="retention")
         ax.set_xlim(left=0)
         ax.set_yticks(list(ticks), list(ticks.values()))
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
     axes[0, 0].set_ylim(min(ticks) - .8, 1.5)
-    marks = "| one direction,  filled: their mean with 95 % interval,  ◇ the paper's mean"
-    fig.supxlabel(f"merged model's score / own expert's score:  {marks}", fontsize=8)
+    marks = "| one direction (thin line: their range),  filled: their mean with 95 % interval,  ◇ the paper's mean"
+    fig.supxlabel(f"merged / own expert:  {marks}", fontsize=8)
     return fig
 
 # %% ../../nbs/lib/report/figures.ipynb #6904461d
@@ -173,33 +177,39 @@ def paper_limit(study: Study) -> float:
     return max(lams[-1] for lams in grids if len(lams) > 1)
 
 # %% ../../nbs/lib/report/figures.ipynb #995c53c0
-def short_label(method: str) -> str:
-    "A method's name at the end of a line."
-    return "TA" if method == "task_arithmetic" else METHOD_LABELS.get(method, method)
+def stayed_points(
+    ax,
+    rows: pd.DataFrame,    # of one method, points that stayed to the end of the race
+    shift: float,          # of lam, so that methods do not cover each other
+    color: str,
+    marker: str,
+):
+    "Points with their intervals, full in the paper's grid, hollow in the extended one."
+    for point in rows.itertuples():
+        face = color if point.grid == "paper" else "white"
+        if np.isfinite(point.chrf2_low):
+            ax.plot([point.lam + shift] * 2, [point.chrf2_low, point.chrf2_high], color=color, lw=.8, alpha=.5)
+        ax.plot(point.lam + shift, point.chrf2, marker, color=color, mfc=face, ms=4.5)
 
 # %% ../../nbs/lib/report/figures.ipynb #689a582d
 def grid_panel(
     ax,
     rows: pd.DataFrame,    # of one group
-) -> dict:                 # of `label_ends`
-    "Dev chrF2 over lam, a line a method."
-    ends = {}
+):
+    "Dev chrF2 over lam, a colour a method."
     for i, (method, part) in enumerate(rows.groupby("method", sort=False)):
-        mean = part.groupby(["lam", "grid"], as_index=False).first_chrf2.mean()
-        color = COLORS[i % 4]
-        ax.plot(mean.lam, mean.first_chrf2, DASHES[i % 4], color=color, lw=1.4)
-        for grid_name, face in (("paper", color), ("extended", "white")):
-            marks = mean[mean.grid == grid_name]
-            ax.plot(marks.lam, marks.first_chrf2, MARKERS[i % 4], color=color, mfc=face, ms=4.5)
-        ends[short_label(method)] = mean.first_chrf2.iloc[-1], color
-    return ends
+        color, name = COLORS[i % 4], METHOD_LABELS.get(method, method)
+        first = part.groupby("lam").first_chrf2.mean()
+        ax.plot(first.index, first, DASHES[i % 4], color=color, lw=1, alpha=.35)
+        stayed_points(ax, part[part.sentences == rows.sentences.max()], .012 * (i - 1.5), color, MARKERS[i % 4])
+        ax.plot([], [], MARKERS[i % 4], color=color, label=name)
 
 # %% ../../nbs/lib/report/figures.ipynb #1b3e98fa
 def grid(
     study: Study,
-    table: pd.DataFrame,  # group, method, grid, lam, first_sentences, first_chrf2
+    table: pd.DataFrame,  # group, method, grid, lam, sentences, chrf2, chrf2_low, chrf2_high, first_...
 ):                        # figure
-    "Dev chrF2 over lam, a panel a group, a line a method."
+    "Dev chrF2 over lam, a panel a group, a colour a method."
     groups = list(table.group.unique())
     cols = min(3, len(groups))
     rows = -(-len(groups) // cols)
@@ -208,30 +218,56 @@ def grid(
         ax.set_axis_off()
     for ax, group in zip(axes.flat, groups):
         ax.axvline(paper_limit(study), color=DARK, lw=1, ls=":")
-        ends = grid_panel(ax, table[table.group == group])
-        ax.set(title=group, xlim=(0, 1.42), xticks=[.1, .3, .5, .7, 1])
-        label_ends(ax, ends, 1.05)
+        grid_panel(ax, table[table.group == group])
+        ax.set(title=group, xlim=(0, 1.06), xticks=[.05, .3, .5, .7, 1])
     for ax in axes[:, 0]:
         ax.set_ylabel("dev chrF2")
-    sentences = f"on the first {table.first_sentences.iloc[0]} dev sentences a direction"
-    marks = "full marks: the paper's grid, hollow: the extended; dotted: where the paper's lam ends"
-    fig.supxlabel(f"lam  ({sentences}; {marks})", fontsize=8)
+    axes.flat[0].legend(fontsize=7, frameon=False, loc="lower left")
+    stayed = f"marks: points that stayed, on {table.sentences.max()} dev sentences a direction"
+    ends = ", with 95 % intervals" if table.chrf2_low.notna().any() else ""
+    pale = f"pale lines: means of all points on the first {table.first_sentences.iloc[0]}, another scale"
+    marks = "full: the paper's grid, hollow: the extended; dotted: where the paper's lam ends"
+    fig.supxlabel(f"lam\n{stayed}{ends} ({marks});\n{pale}", fontsize=8)
     return fig
+
+# %% ../../nbs/lib/report/figures.ipynb #75829e44
+def chance_conflict(
+    experts: int,
+) -> float:        # share of the weights
+    "The share of weights with a sign conflict where signs are fair coins."
+    return 1 - 2. ** (1 - experts)
 
 # %% ../../nbs/lib/report/figures.ipynb #bc0dbe88
 QUANTITIES = {"norm": "norm", "cosine": "mean cosine", "conflicts": "sign conflicts"}
 
+def expert_style(
+    study: Study,
+    expert: str,     # a direction
+) -> dict:
+    "Colour and dash of an expert, the same in every panel."
+    color = COLORS[study.languages.index(study.language_of(expert)) % len(COLORS)]
+    return dict(color=color, ls="-" if study.direction(expert).target == study.pivot else "--")
+
 def layer_panel(
+    study: Study,
     ax,
     rows: pd.DataFrame,    # of one group, with columns expert, layer and the quantity
-    quantity: str,         # of QUANTITIES
+    quantity: str,         # norm | cosine
 ):
     "One quantity over the layers of a group's experts."
-    lines = list(rows.groupby("expert", sort=False))
-    shared = quantity == "conflicts"
-    for i, (expert, line) in enumerate(lines[:1] if shared else lines):
-        color = BLACK if shared else COLORS[i % 4]
-        ax.plot(line.layer, line[quantity], DASHES[i % 4], color=color, lw=1.3, label=expert)
+    for expert, line in rows.groupby("expert", sort=False):
+        ax.plot(line.layer, line[quantity], lw=1.3, label=expert, **expert_style(study, expert))
+
+def conflict_panel(
+    ax,
+    rows: pd.DataFrame,    # of one group, with columns expert, layer and conflicts
+):
+    "Sign conflicts over the layers, and where coins would be."
+    experts = rows.expert.unique()
+    line, chance = rows[rows.expert == experts[0]], chance_conflict(len(experts))
+    ax.plot(line.layer, line.conflicts, color=BLACK, lw=1.3)
+    ax.axhline(chance, color=DARK, lw=1, ls=":")
+    ax.annotate(f"coins: {chance:g}", (0, chance), xytext=(0, 2), textcoords="offset points", fontsize=6.5, color=DARK)
 
 # %% ../../nbs/lib/report/figures.ipynb #aa8c0ea5
 def deltas(
@@ -244,47 +280,49 @@ def deltas(
     fig, axes = subplots(len(QUANTITIES), len(groups), (width, 5.2), sharex=True, sharey="row")
     for column, group in zip(axes.T, groups):
         part = layers[(layers.group == group) & layers.layer.notna()]
-        for ax, quantity in zip(column, QUANTITIES):
-            layer_panel(ax, part, quantity)
+        layer_panel(study, column[0], part, "norm")
+        layer_panel(study, column[1], part if len(part.expert.unique()) > 2 else part.iloc[:0], "cosine")
+        if part.expert.nunique() == 2:      # their one cosine
+            pair = part[part.expert == part.expert.iloc[0]]
+            column[1].plot(pair.layer, pair.cosine, color=BLACK, lw=1.3)
+        conflict_panel(column[2], part)
         column[0].set_title(group)
-        column[1].legend(fontsize=6, frameon=False)
+        column[0].legend(fontsize=6.5, frameon=False, loc="upper left")
         column[-1].set_xlabel("layer")
     for ax, name in zip(axes[:, 0], QUANTITIES.values()):
         ax.set_ylabel(name)
-    axes[-1, 0].set_ylim(0, None)
+    axes[0, 0].set_ylim(top=1.35 * layers[layers.layer.notna()].norm.max())     # room for the legends
+    axes[-1, 0].set_ylim(0, 1)
     return fig
 
 # %% ../../nbs/lib/report/figures.ipynb #aad3c58d
-def embedding_row(
+def difference_panel(
     ax,
-    y: float,
-    rows: pd.DataFrame,    # of one method, indexed by embeddings: score, ci_low, ci_high
+    rows: pd.DataFrame,    # of one group and metric: method, score, ci_low, ci_high
 ):
-    "One method: its score with embeddings left at the base (hollow), and merged (full)."
-    ax.plot(rows.score, [y] * len(rows), color="#bbbbbb", lw=1, zorder=1)
-    for embeddings, face, shift in (("base", "white", -.12), ("merge", COLORS[0], .12)):
-        found = rows.loc[embeddings]
-        ax.plot([found.ci_low, found.ci_high], [y + shift] * 2, color=COLORS[0], lw=1)
-        ax.plot(found.score, y + shift, "o", mfc=face, mec=COLORS[0], ms=6)
+    "A difference a method, with its interval."
+    rows = rows.iloc[::-1]
+    heights = range(len(rows))
+    ax.axvline(0, color=DARK, lw=1)
+    ax.hlines(heights, rows.ci_low, rows.ci_high, color=COLORS[0], lw=1.5)
+    ax.plot(rows.score, heights, "o", color=COLORS[0], ms=5)
+    ax.set_yticks(heights, [METHOD_LABELS.get(name, name) for name in rows.method])
+    ax.set_ylim(-.6, len(rows) - .4)
 
 # %% ../../nbs/lib/report/figures.ipynb #1e058054
 def confounds(
     study: Study,
-    table: pd.DataFrame,   # group, method, embeddings, metric, score, ci_low, ci_high
+    effect: pd.DataFrame,  # of confounds.embedding_effect: group, method, metric, score, ci_low, ci_high
     metrics: tuple = ("BLEU", "chrF2"),
 ):                         # figure
-    "Mean scores of the methods with and without merged embeddings."
-    groups = list(table.group.unique())
-    height = 1.6 * len(groups) + .8
-    fig, axes = subplots(len(groups), len(metrics), (7.2, height), sharex="col")
+    "What merging the embeddings changes, by group, metric and method."
+    groups = list(effect.group.unique())
+    fig, axes = subplots(len(groups), len(metrics), (7.2, 1.4 * len(groups) + .5), sharey=True)
     for row, group in zip(axes, groups):
+        side = arrow(study, study.side(study.groups[group][0]))
         for ax, metric in zip(row, metrics):
-            part = table[(table.group == group) & (table.metric == metric)]
-            methods = list(reversed(part.method.unique()))
-            for y, method in enumerate(methods):
-                embedding_row(ax, y, part[part.method == method].set_index("embeddings"))
-            labels = [METHOD_LABELS.get(m, m) for m in methods] if metric == metrics[0] else []
-            ax.set(title=f"{group}, {metric}", yticks=range(len(methods)), yticklabels=labels)
-    marks = "full marks: embeddings merged, hollow: left at the base"
-    fig.supxlabel(f"mean devtest score; {marks}; lam free, chosen on dev", fontsize=8)
+            difference_panel(ax, effect[(effect.group == group) & (effect.metric == metric)])
+            ax.set(title=f"{side}, {metric}")
+    fig.supxlabel("mean devtest score, embeddings merged minus left at the base; 95 % intervals of the difference",
+                  fontsize=8)
     return fig

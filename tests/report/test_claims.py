@@ -114,7 +114,7 @@ def table(results):
     ("a language has more target neurons", "does not hold", -2),
     ("an expert's neurons lie in the upper blocks", "holds", 6 - 2 * 7 / BLOCKS),
     ("a merge has fewer neurons", "holds", 5),
-    ("… in the upper blocks", "holds", 4),
+    ("En→Indic, target: a merge has fewer neurons of a language than its expert in the upper blocks", "holds", 4),
     ("Depth profiles differ", "not tested", None),
     ("experts part from the base in the last block", "holds", None),
     ("Early layers stay almost perfectly aligned", "holds", .02),

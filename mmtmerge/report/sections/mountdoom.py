@@ -11,10 +11,10 @@ __all__ = ['MODELS', 'SIMILARITIES', 'MEANING', 'NEEDS', 'SECTION', 'cell', 'cel
 import pandas as pd
 from markupsafe import Markup, escape
 
+from ..figures import chance_conflict
 from ..layout import arrow, row_label, table_notes, text_table, wide
 from ..page import Section, typeset
 from ..quoted import Quoted, ends, fixed, short
-from ..task_vectors import chance_conflict
 from ..translation_tables import LAYOUTS, without_expert_names
 from ...settings import Study
 
