@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS_FILE', 'BATCHES', 'DIGESTED', 'described_language', 'languages_of', 'instruction', 'read_lines', 'one_line',
-           'check_folder', 'Translator', 'open_translator', 'Request', 'translate_chunk', 'translate_lines', 'note_of',
-           'model_digest', 'made_from', 'check_note', 'whole_lines', 'continued', 'translate_file']
+           'check_folder', 'Translator', 'ArtefactTranslator', 'open_translator', 'Request', 'translate_chunk',
+           'translate_lines', 'note_of', 'model_digest', 'made_from', 'check_note', 'whole_lines', 'continued',
+           'translate_file']
 
 # %% ../nbs/lib/translate_files.ipynb #4205a2c7
 import contextlib
@@ -120,16 +121,48 @@ class Translator:
         asked = [prompts[direction] for direction in each]
         return self.engine.translate(asked, sources, self.request.limits(), keep=keep)
 
+# %% ../nbs/lib/translate_files.ipynb #ee27fa81
+class ArtefactTranslator:
+    "A trunk with parts that translates its directions. Raises UserError if it cannot do what is asked."
+
+    def __init__(self, folder: Path, request):
+        from mmtmerge.repair.routed import Artefact  # slow to import
+
+        self.folder, self.request = folder, request
+        if request.engine != "transformers":
+            advice = f"mmtmerge expand {folder} {request.direction} OUT writes a checkpoint for other engines"
+            raise UserError(f"--engine {request.engine}: an artefact is translated with by transformers; {advice}")
+        if request.prompt != load().prompt:
+            raise UserError(f"--prompt: {folder} holds the prompt of each direction, that its expert was tuned with")
+        Artefact(folder).entry(request.direction)
+
+    @cached_property
+    def routed(self):
+        "The resident model."
+        from mmtmerge.repair.routed import Routed
+
+        return Routed.open(self.folder, self.request.dtype)
+
+    def translate(
+        self,
+        directions,  # str, or a list with one for each source
+        sources: list,  # str
+        keep=None,  # mmtmerge.script.Script, or a list with one (or None) for each source
+    ) -> Translations:
+        "Translate sentences."
+        return self.routed.translate(directions, sources, self.request.limits(), keep=keep)
+
 
 def open_translator(
     folder: Path,
     request,  # Request
-) -> Translator:  # anything with `translate(directions, sources, keep)`
+):  # anything with `translate(directions, sources, keep)`
     "What translates with a folder. Raises UserError if nothing can."
-    if (Path(folder) / PARTS_FILE).exists():  # here a trunk with parts is opened
-        raise UserError(f"{folder} holds {PARTS_FILE}: a trunk with parts is not translated with by this version")
+    folder = Path(folder)
     check_folder(folder)
-    return Translator(Path(folder), request)
+    if (folder / PARTS_FILE).exists():
+        return ArtefactTranslator(folder, request)
+    return Translator(folder, request)
 
 # %% ../nbs/lib/translate_files.ipynb #b641e78f
 @dataclass(frozen=True)

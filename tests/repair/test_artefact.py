@@ -25,6 +25,8 @@ from mmtmerge.repair.artefact_card import read_about, sizes, size_table
 from mmtmerge.repair.compose import encode_expert, switched
 from mmtmerge.repair.parts import PARTS
 from mmtmerge.repair.routed import Routed, expand
+from mmtmerge.settings import load
+from mmtmerge.translate_files import Request, translate_file
 
 EVERYTHING = "all=whole"
 SOME = "blocks:last(2)/projections=low_rank(4); blocks:first(1)/mlp=whole; norms=whole"
@@ -572,3 +574,27 @@ def test_command_refuses(command, models, words, said):
     code, out, err = command(*words.split())
     assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert contents(models) == before
+
+
+# The command `mmtmerge translate`
+
+
+def test_the_command_translates_with_an_artefact(adapters, tmp_path):
+    text, ours, others = b"Open the file.\nSave it\n", tmp_path / "ours", tmp_path / "others"
+    translate_file(adapters, Request("en-hi", load().prompt, batch=2), text, "text", None, ours, quiet=True)
+    expand(adapters, "en-hi", tmp_path / "en-hi")
+    plain = Request("en-hi", INSTRUCTIONS["en-hi"], batch=2)
+    translate_file(tmp_path / "en-hi", plain, text, "text", None, others, quiet=True)
+    assert ours.read_bytes() == others.read_bytes() and len(ours.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [(dict(direction="en-te"), "has no direction 'en-te'"), (dict(prompt="Say"), "holds the prompt of each direction"),
+     (dict(engine="ctranslate2"), "mmtmerge expand")],
+)
+def test_what_an_artefact_cannot_translate_is_refused(adapters, values, told, tmp_path):
+    request = Request(**dict(direction="en-hi", prompt=load().prompt) | values)
+    with pytest.raises(UserError, match=told):
+        translate_file(adapters, request, b"a\n", "text", None, tmp_path / "out", quiet=True)
+    assert not list(tmp_path.iterdir())

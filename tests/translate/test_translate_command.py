@@ -160,7 +160,7 @@ BROKEN = dict(
     weights="holds no .*safetensors",
     template="has no chat template",
     tokenizer="the tokenizer of .* cannot be read",
-    parts="holds parts.json",
+    parts="parts.json",
     end="has no end-of-sequence token",
 )
 
