@@ -80,7 +80,10 @@ def behind(stage):
     return set(modules_behind(imported(without_prose(cells))))
 
 
-@pytest.mark.parametrize("name", ["base", "finetune", "merge", "deltas", "translate", "probe"])
+MODELS = ["base", "finetune", "merge", "deltas", "translate", "probe", "repair-dev", "repair-test"]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_no_report_command_line_or_study_is_behind_a_model(name):
     "So that editing them makes no expert out of date."
     rooms = {module.split(".")[0] for module in behind(stages()[name])}
@@ -114,11 +117,12 @@ def test_edits_make_those_stale_that_rest_on_them(blank):
 @pytest.mark.parametrize(
     "key, value, good",
     [
-        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe"}),
+        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe", "repair-dev"}),
         ("grid_engine", "vllm", {"base", "finetune", "deltas", "translate", "probe"}),
-        ("lr", 1.0, {"base", "merge", "deltas", "translate", "probe"}),
-        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe"}),
+        ("lr", 1.0, {"base", "merge", "deltas", "translate", "probe", "repair-dev", "repair-test"}),
+        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe", "repair-dev", "repair-test"}),
         ("decode_batch", 7, {"base", "finetune", "deltas", "probe"}),
+        ("repair_lams", [7], {"base", "finetune", "merge", "deltas", "translate", "probe"}),
     ],
 )
 def test_a_value_makes_those_stale_that_declare_it(key, value, good):
