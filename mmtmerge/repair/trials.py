@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'Trunks', 'block_of', 'block_changes', 'block_rankings', 'block_similarity', 'rank_of', 'truncated', 'Parts',
            'Trials', 'owners_of', 'statistics_of']
 
-# %% ../../nbs/lib/repair/trials.ipynb #c97285b8
+# %% ../../nbs/lib/repair/trials.ipynb #bcf8ef02
 import json
 import random
 from pathlib import Path
@@ -22,7 +22,7 @@ from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
 from .compose import encode_expert, size_in_models, switched, unify
 from .where import count_blocks, parse_rules, rules_text
 
-# %% ../../nbs/lib/repair/trials.ipynb #e89ddd6d
+# %% ../../nbs/lib/repair/trials.ipynb #5117e598
 class Trunks:
     "The trunks of one group, built when they are asked for; the last one is kept."
     def __init__(self,
@@ -63,7 +63,7 @@ class Trunks:
             self.built = {trunk: made}
         return self.built[trunk]
 
-# %% ../../nbs/lib/repair/trials.ipynb #6cd36f92
+# %% ../../nbs/lib/repair/trials.ipynb #a68506e5
 def block_of(name: str):   # number, or None outside of the blocks
     "The block that a parameter belongs to."
     numbers = [part for part in name.split(".") if part.isdigit()]
@@ -98,7 +98,7 @@ def block_rankings(
         found["least similar"] = [int(b) for b in np.argsort(similarity, kind="stable")]
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #1695aede
+# %% ../../nbs/lib/repair/trials.ipynb #b0cfc021
 def block_similarity(
     features: list,   # of every expert: (depths, sentences, hidden), depths: embeddings, each block, final norm
 ) -> np.ndarray:      # (blocks,)
@@ -111,7 +111,7 @@ def block_similarity(
         found.append(pairs[upper].mean())
     return np.array(found)
 
-# %% ../../nbs/lib/repair/trials.ipynb #eaf1d663
+# %% ../../nbs/lib/repair/trials.ipynb #cdff0e05
 def rank_of(rules: list):   # of Rule; -> r, or None
     "The rank, where all parts are of low rank."
     ranks = {rule.hyper["r"] for rule in rules if rule.part == "low_rank"}
@@ -130,7 +130,7 @@ def truncated(
         found[name] = dict(B=stored["B"][:, :r].contiguous(), A=stored["A"][:r].contiguous())
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #c2aa1662
+# %% ../../nbs/lib/repair/trials.ipynb #da08d7c9
 class Parts:
     "What every direction keeps; for the trunk and the rules that were asked for last."
     def __init__(self,
@@ -161,7 +161,7 @@ class Parts:
             made = {d: truncated(parts, r) for d, parts in made.items()}
         return made, shared
 
-# %% ../../nbs/lib/repair/trials.ipynb #d45e0e3d
+# %% ../../nbs/lib/repair/trials.ipynb #417da542
 class Trials:
     "Measures candidates with one resident model. Raises UserError if the file is another study's."
     def __init__(self,
@@ -170,12 +170,12 @@ class Trials:
         largest: int,        # rank
         translate,           # (direction, keep) -> Translations of the dev sentences by the resident model
         lines: dict,         # direction -> sentences: columns source, target
-        scripts: dict,       # direction -> script of its target
+        targets: dict,       # direction -> Language
         kept: Path,          # file (JSON lines) with what was measured so far
     ):
         self.parameters, self.trunks = parameters, trunks
         self.parts = Parts(trunks, largest)
-        self.translate, self.lines, self.scripts = translate, lines, scripts
+        self.translate, self.lines, self.targets = translate, lines, targets
         self.file = Path(kept)
         self.measured = {line["name"]: line for line in whole_lines(self.file)}
 
@@ -215,7 +215,7 @@ class Trials:
         for direction, touched in weights.items():
             self.become(candidate, direction, touched())
             made = self.translate(direction, candidate.keep)
-            found[direction] = statistics_of(made, self.lines[direction], self.scripts[direction])
+            found[direction] = statistics_of(made, self.lines[direction], self.targets[direction])
         return found, size
 
     def keep(self, candidate: Candidate, found: dict, size: float):
@@ -225,24 +225,24 @@ class Trials:
             f.write(("\n" if f.tell() else "") + json.dumps(line))
         self.measured[candidate.name] = line
 
-# %% ../../nbs/lib/repair/trials.ipynb #84a2115c
+# %% ../../nbs/lib/repair/trials.ipynb #682812b1
 def owners_of(directions: list, swapped: bool) -> dict:
     "direction -> the direction whose part it is given."
     shifted = directions[1:] + directions[:1] if swapped else directions
     return dict(zip(directions, shifted))
 
-# %% ../../nbs/lib/repair/trials.ipynb #a532112d
+# %% ../../nbs/lib/repair/trials.ipynb #1c8bfb7a
 SCORES = ("BLEU", "chrF2")
 
 def statistics_of(
     made,            # Translations
     lines,           # DataFrame: columns source, target
-    script: str,     # of the target language
+    target,          # Language
 ) -> dict:           # stats: metric -> list of rows; scores; faults: shares; seconds; texts, new_tokens, limits
     "What is kept of translations."
     references = lines.target.tolist()
-    stats = {name: metrics.sentence_stats(name, made.texts, references) for name in SCORES}
-    rows = metrics.diagnose(lines.source.tolist(), made.texts, script, made.new_tokens, made.limits)
+    stats = {name: metrics.sentence_stats(name, made.texts, references, target.tokeniser) for name in SCORES}
+    rows = metrics.diagnose(lines.source.tolist(), made.texts, target.script, made.new_tokens, made.limits)
     scores = {name: metrics.corpus_score(name, rows_of) for name, rows_of in stats.items()}
     faults = metrics.diagnosis(rows, made.texts, references, scores["BLEU"], scores["chrF2"])
     lists = {name: rows_of.tolist() for name, rows_of in stats.items()}

@@ -29,8 +29,9 @@ def trials(tmp_path):
         return Translations(["ठीक है", "ठीक"], [2, 2], [9, 9], .1)
 
     trunks = Trunks(vectors.base, vectors.experts)
-    scripts = {"en-hi": "Devanagari", "en-ta": "Tamil"}
-    made = Trials(dict(model.named_parameters()), trunks, 4, translate, LINES, scripts, tmp_path / "dev.jsonl")
+    study = load("laptop")
+    targets = {d: study.language(d.removeprefix("en-")) for d in LINES}
+    made = Trials(dict(model.named_parameters()), trunks, 4, translate, LINES, targets, tmp_path / "dev.jsonl")
     made.asked = asked
     return made
 
@@ -79,7 +80,7 @@ def test_what_was_measured_is_not_measured_again(trials):
     assert len(trials.asked) == 2 and trials.measure(TWO) is first and len(trials.asked) == 2
     with open(trials.file, "a", encoding="utf-8") as f:
         f.write('\n{"name": "half a li')     # killed while it wrote
-    again = Trials(trials.parameters, trials.trunks, 4, trials.translate, LINES, trials.scripts, trials.file)
+    again = Trials(trials.parameters, trials.trunks, 4, trials.translate, LINES, trials.targets, trials.file)
     assert again.measure(TWO) == first and len(trials.asked) == 2
     again.measure(Candidate("bare", HALF))
     lines = trials.file.read_text(encoding="utf-8").splitlines()
