@@ -116,6 +116,7 @@ def folder_beside(
         finally:
             shutil.rmtree(parts, ignore_errors=True)
 
+# %% ../../nbs/lib/merge/mergekit_multi.ipynb #c3c42872
 def merge_documents(
     file: Path,    # YAML
     out: Path,     # folder that will appear; must not exist
