@@ -6,15 +6,16 @@
 __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'Base', 'Experts', 'Lam', 'Embeddings', 'Dtype',
            'Seed', 'Threads', 'ShardGB', 'AnyTokenizer', 'RemoteCode', 'REPAIR_EXAMPLES', 'ExpertOf', 'TrunkOf',
            'TrunkLam', 'TrunkEmbeddings', 'PartOf', 'Instruction', 'MethodPreset', 'TrunkDtype', 'AdaptersOnly',
-           'PROBE_EXAMPLE', 'Model', 'ProbeDirection', 'ProbeOut', 'CorpusName', 'Split', 'Lines', 'MinWords',
-           'MaxWords', 'ModelDtype', 'Folds', 'BatchSize', 'Chunk', 'TRANSLATE_EXAMPLES', 'Checkpoint', 'AnyDirection',
-           'TextFile', 'TextOut', 'KeepScript', 'FirstTokens', 'SourceTokens', 'EngineName', 'Batch', 'Prompt', 'Quiet',
-           'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile', 'OrderSeed', 'ShowCommand', 'Node', 'Address',
-           'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'print_version', 'options', 'pairs', 'tell', 'run',
-           'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs', 'merge', 'by_direction', 'prompts_of',
-           'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate',
-           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
-           'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
+           'Recommended', 'StudyProfile', 'PROBE_EXAMPLE', 'Model', 'ProbeDirection', 'ProbeOut', 'CorpusName', 'Split',
+           'Lines', 'MinWords', 'MaxWords', 'ModelDtype', 'Folds', 'BatchSize', 'Chunk', 'TRANSLATE_EXAMPLES',
+           'Checkpoint', 'AnyDirection', 'TextFile', 'TextOut', 'KeepScript', 'FirstTokens', 'SourceTokens',
+           'EngineName', 'Batch', 'Prompt', 'Quiet', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile',
+           'OrderSeed', 'ShowCommand', 'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain',
+           'print_version', 'options', 'pairs', 'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed',
+           'merge_inputs', 'merge', 'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand', 'write_recording',
+           'probe', 'keep_text', 'read_input', 'write_output', 'translate', 'list_names', 'rebuild', 'plan',
+           'join_training', 'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune',
+           'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -259,7 +260,8 @@ def prompts_of(
 REPAIR_EXAMPLES = (
     "Examples: mmtmerge repair --base DIR --expert en-hi=DIR --expert en-ta=DIR --out DIR | "
     "mmtmerge repair --base DIR --expert en-hi=DIR --expert en-ta=DIR --trunk ties --K .7 --lam .3 "
-    "--part 'blocks:last(6)/projections=low_rank(8)' --dtype bfloat16 --out DIR. "
+    "--part 'blocks:last(6)/projections=low_rank(8)' --dtype bfloat16 --out DIR | "
+    "after `make repair`: mmtmerge repair --recommended all --out DIR. "
     "With the default part, low rank in the seven projections, the parts are PEFT adapters, which vLLM and llama.cpp "
     "read, too: the README.md of the result has their commands."
 )
@@ -278,14 +280,35 @@ MethodPreset = Annotated[str, typer.Option(help="Whose meaning of the trunk's me
 TrunkDtype = Annotated[str, typer.Option(
     help="Type of the trunk: bfloat16, float16, float32. Default: as its checkpoint.")]
 AdaptersOnly = Annotated[bool, typer.Option("--adapters", help="Refuse parts that PEFT cannot load.")]
+Recommended = Annotated[str, typer.Option(
+    help="A group of the repair study (all): its experts, with the trunk and the parts that the study recommends.")]
+StudyProfile = Annotated[str, typer.Option(help="Of the study that recommends: a profile of settings.ini.")]
+
+def study_choice(
+    group: str,        # or None
+    profile: str,
+    base: Path,        # as given
+    experts: dict,     # as given
+) -> dict:             # arguments of repair_checkpoints; empty where the user names the models
+    "What the study recommends for a group; raises UserError where models are given, too, or neither."
+    if group is None:
+        if base is None or not experts:
+            raise UserError("give --base and an --expert for each direction, or --recommended GROUP")
+        return {}
+    if base or experts:
+        raise UserError("--recommended takes the study's own models: leave out --base and --expert")
+    from mmtmerge.study.recommended import recommended
+    return recommended(load(profile), group)
 
 # %% ../nbs/lib/cli.ipynb #a5bdff7b
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True), epilog=REPAIR_EXAMPLES)
 def repair(
     ctx: typer.Context,
-    base: Base,
-    expert: ExpertOf,
     out: MergeOut,
+    base: Base = None,
+    expert: ExpertOf = (),
+    recommended: Recommended = None,
+    profile: StudyProfile = "laptop",
     trunk: TrunkOf = None,
     lam: TrunkLam = None,
     embeddings: TrunkEmbeddings = None,
@@ -301,8 +324,9 @@ def repair(
     remote_code: RemoteCode = False,
 ):
     "Write one trunk and a small part for each direction; any further option --NAME VALUE is the trunk's method's."
-    experts = by_direction(expert, "--expert", "FOLDER")
-    hyper = hyper_options(ctx.args)
+    hyper, experts = hyper_options(ctx.args), by_direction(expert, "--expert", "FOLDER")
+    found = study_choice(recommended, profile, base, experts)
+    base, experts = found.pop("base", base), found.pop("experts", experts)
     instructions = prompts_of(experts, by_direction(instruction, "--instruction", "TEXT"))
     from mmtmerge.repair.artefact import repair_checkpoints     # torch: not before it is needed
     from mmtmerge.repair.artefact_card import size_table
@@ -312,7 +336,7 @@ def repair(
             raise UserError(f"--{name} is no option: {nearest(name, (p.name for p in ctx.command.params))}")
     options = dict(trunk=trunk, lam=lam, embeddings=embeddings, rules="; ".join(part), preset=method_preset)
     options |= dict(dtype=dtype, seed=seed, threads=threads, shard_gb=shard_gb, adapters=adapters or None)
-    given = {name: value for name, value in options.items() if value not in (None, "")}
+    given = found | {name: value for name, value in options.items() if value not in (None, "")}
     given |= dict(instructions=instructions, tokenizer=not any_tokenizer, remote_code=remote_code)
     typer.echo(size_table(repair_checkpoints(base, experts, out, **given, **hyper)))
 
