@@ -80,7 +80,8 @@ def behind(stage):
     return set(modules_behind(imported(without_prose(cells))))
 
 
-MODELS = ["base", "finetune", "merge", "deltas", "translate", "probe", "repair-dev", "repair-test"]
+REPAIRS = {"repair-dev", "repair-test", "repair-trained"}
+MODELS = ["base", "finetune", "merge", "deltas", "translate", "probe", *sorted(REPAIRS)]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -117,10 +118,10 @@ def test_edits_make_those_stale_that_rest_on_them(blank):
 @pytest.mark.parametrize(
     "key, value, good",
     [
-        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe", "repair-dev"}),
+        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe", "repair-dev", "repair-trained"}),
         ("grid_engine", "vllm", {"base", "finetune", "deltas", "translate", "probe"}),
-        ("lr", 1.0, {"base", "merge", "deltas", "translate", "probe", "repair-dev", "repair-test"}),
-        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe", "repair-dev", "repair-test"}),
+        ("lr", 1.0, {"base", "merge", "deltas", "translate", "probe", *REPAIRS}),
+        ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe", *REPAIRS}),
         ("decode_batch", 7, {"base", "finetune", "deltas", "probe"}),
         ("repair_lams", [7], {"base", "finetune", "merge", "deltas", "translate", "probe"}),
     ],
