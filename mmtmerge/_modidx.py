@@ -2131,6 +2131,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mmtmerge.report.page.report_page': ('lib/report/page.html#report_page', 'mmtmerge/report/page.py'),
                                       'mmtmerge.report.page.sections': ('lib/report/page.html#sections', 'mmtmerge/report/page.py'),
                                       'mmtmerge.report.page.sentences_of': ('lib/report/page.html#sentences_of', 'mmtmerge/report/page.py'),
+                                      'mmtmerge.report.page.templates_folder': ( 'lib/report/page.html#templates_folder',
+                                                                                 'mmtmerge/report/page.py'),
                                       'mmtmerge.report.page.typeset': ('lib/report/page.html#typeset', 'mmtmerge/report/page.py'),
                                       'mmtmerge.report.page.write_notebook_pages': ( 'lib/report/page.html#write_notebook_pages',
                                                                                      'mmtmerge/report/page.py'),

@@ -222,12 +222,13 @@ def grid(
         ax.set(title=group, xlim=(0, 1.06), xticks=[.05, .3, .5, .7, 1])
     for ax in axes[:, 0]:
         ax.set_ylabel("dev chrF2")
-    axes.flat[0].legend(fontsize=7, frameon=False, loc="lower left")
+    names = axes.flat[0].get_legend_handles_labels()
+    fig.legend(*names, loc="outside upper right", ncols=len(names[1]), fontsize=8, frameon=False)
     stayed = f"marks: points that stayed, on {table.sentences.max()} dev sentences a direction"
     ends = ", with 95 % intervals" if table.chrf2_low.notna().any() else ""
     pale = f"pale lines: means of all points on the first {table.first_sentences.iloc[0]}, another scale"
     marks = "full: the paper's grid, hollow: the extended; dotted: where the paper's lam ends"
-    fig.supxlabel(f"lam\n{stayed}{ends} ({marks});\n{pale}", fontsize=8)
+    fig.supxlabel(f"lam\n{stayed}{ends};\n{marks};\n{pale}", fontsize=8)
     return fig
 
 # %% ../../nbs/lib/report/figures.ipynb #75829e44

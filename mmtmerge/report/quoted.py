@@ -47,7 +47,10 @@ def fixed(
     digits: int = 1,   # decimals
 ) -> str:
     "A number with a fixed number of decimals; a dash where there is none."
-    return "–" if pd.isna(x) else f"{x:.{digits}f}".replace("-", "−")
+    if pd.isna(x):
+        return "–"
+    shown = f"{x:.{digits}f}"
+    return shown.replace("-", "−") if float(shown) else shown.removeprefix("-")
 
 def short(x: float) -> str:
     "A number with about three digits."
