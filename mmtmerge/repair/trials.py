@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'Trunks', 'block_of', 'block_changes', 'block_rankings', 'block_similarity', 'rank_of', 'truncated', 'Parts',
-           'Trials', 'owners_of', 'statistics_of']
+           'Trials', 'owners_of', 'share_in_script', 'statistics_of']
 
-# %% ../../nbs/lib/repair/trials.ipynb #bcf8ef02
+# %% ../../nbs/lib/repair/trials.ipynb #047ee37f
 import json
 import random
 from pathlib import Path
@@ -17,12 +17,13 @@ import torch
 from .. import metrics
 from ..merge.apply import Recipe, apply_to_tensor, merged_task_vectors
 from ..merge.grid_search import whole_lines
+from ..merge.task_vectors import require
 from ..probe.similarity import cka_pairs
 from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
 from .compose import encode_expert, size_in_models, switched, unify
 from .where import count_blocks, parse_rules, rules_text
 
-# %% ../../nbs/lib/repair/trials.ipynb #5117e598
+# %% ../../nbs/lib/repair/trials.ipynb #74c97007
 class Trunks:
     "The trunks of one group, built when they are asked for; the last one is kept."
     def __init__(self,
@@ -42,6 +43,7 @@ class Trunks:
         if key not in self.merged:
             recipe = Recipe(trunk.kind, dict(trunk.hyper), 1., "paper", trunk.embeddings, self.seed)
             vectors = recipe.task_vectors(self.base, self.experts, self.threads)
+            self.merged = {}     # its memory goes first
             self.merged = {key: dict(merged_task_vectors(recipe, vectors))}
         return self.merged[key]
 
@@ -59,11 +61,12 @@ class Trunks:
         if trunk.kind == BASE:
             return self.base
         if trunk not in self.built:
+            self.built = {}     # its memory goes first
             made = self.joint(trunk.snapshot) if trunk.kind == JOINT else self.merge(trunk)
             self.built = {trunk: made}
         return self.built[trunk]
 
-# %% ../../nbs/lib/repair/trials.ipynb #a68506e5
+# %% ../../nbs/lib/repair/trials.ipynb #a4fa9aa2
 def block_of(name: str):   # number, or None outside of the blocks
     "The block that a parameter belongs to."
     numbers = [part for part in name.split(".") if part.isdigit()]
@@ -88,17 +91,20 @@ def block_rankings(
     experts: dict,
     similarity=None,   # (blocks,) of the experts' representations; None: not known
     seed: int = 42,
-) -> dict:             # random, most changed, least similar -> block numbers, the first to choose first
+    draws: int = 3,    # random orders
+) -> dict:             # random 1, ..., most changed, least similar -> block numbers, the first to choose first
     "Orders in which blocks may be chosen."
-    changes = block_changes(base, experts)
-    shuffled = list(range(len(changes)))
-    random.Random(seed).shuffle(shuffled)
-    found = {"random": shuffled, "most changed": [int(b) for b in np.argsort(-changes, kind="stable")]}
+    changes, found = block_changes(base, experts), {}
+    for draw in range(draws):
+        shuffled = list(range(len(changes)))
+        random.Random(seed + draw).shuffle(shuffled)
+        found[f"random {draw + 1}"] = shuffled
+    found["most changed"] = [int(b) for b in np.argsort(-changes, kind="stable")]
     if similarity is not None:
         found["least similar"] = [int(b) for b in np.argsort(similarity, kind="stable")]
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #b0cfc021
+# %% ../../nbs/lib/repair/trials.ipynb #5f3fc06c
 def block_similarity(
     features: list,   # of every expert: (depths, sentences, hidden), depths: embeddings, each block, final norm
 ) -> np.ndarray:      # (blocks,)
@@ -111,7 +117,7 @@ def block_similarity(
         found.append(pairs[upper].mean())
     return np.array(found)
 
-# %% ../../nbs/lib/repair/trials.ipynb #cdff0e05
+# %% ../../nbs/lib/repair/trials.ipynb #cf2c79fa
 def rank_of(rules: list):   # of Rule; -> r, or None
     "The rank, where all parts are of low rank."
     ranks = {rule.hyper["r"] for rule in rules if rule.part == "low_rank"}
@@ -130,7 +136,7 @@ def truncated(
         found[name] = dict(B=stored["B"][:, :r].contiguous(), A=stored["A"][:r].contiguous())
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #da08d7c9
+# %% ../../nbs/lib/repair/trials.ipynb #5891001e
 class Parts:
     "What every direction keeps; for the trunk and the rules that were asked for last."
     def __init__(self,
@@ -151,6 +157,7 @@ class Parts:
         wide = self.at_largest(rules)
         key = trunk, tuple(map(str, wide))
         if key not in self.kept:
+            self.kept = {}     # its memory goes first
             state, seed, experts = self.trunks[trunk], self.trunks.seed, self.trunks.experts
             shared = unify(self.trunks.base, experts, wide)
             made = {d: encode_expert(state, experts[d], wide, shared, seed) for d in experts}
@@ -161,7 +168,7 @@ class Parts:
             made = {d: truncated(parts, r) for d, parts in made.items()}
         return made, shared
 
-# %% ../../nbs/lib/repair/trials.ipynb #417da542
+# %% ../../nbs/lib/repair/trials.ipynb #dc36f356
 class Trials:
     "Measures candidates with one resident model. Raises UserError if the file is another study's."
     def __init__(self,
@@ -172,12 +179,24 @@ class Trials:
         lines: dict,         # direction -> sentences: columns source, target
         targets: dict,       # direction -> Language
         kept: Path,          # file (JSON lines) with what was measured so far
+        inputs: str = "",    # digest of what the measurements depend on
     ):
         self.parameters, self.trunks = parameters, trunks
         self.parts = Parts(trunks, largest)
         self.translate, self.lines, self.targets = translate, lines, targets
         self.file = Path(kept)
-        self.measured = {line["name"]: line for line in whole_lines(self.file)}
+        self.measured = self.recall(inputs)
+
+    def recall(self, inputs: str) -> dict:   # name -> what was measured
+        "Read the file, or begin it."
+        first, *lines = whole_lines(self.file) or [None]
+        if first is None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.write_text(json.dumps(dict(inputs=inputs)), encoding="utf-8")
+            return {}
+        require(first.get("inputs") == inputs,
+                f"{self.file} holds measurements of other models, sentences or settings: remove it")
+        return {line["name"]: line for line in lines}
 
     def weights(self, candidate: Candidate) -> tuple:
         "(direction -> function that gives the weights by name, size in models)."
@@ -191,9 +210,13 @@ class Trials:
         parts, shared = self.parts.of(trunk, rules)
         count = sum(t.numel() for t in state.values())
         size = size_in_models(count, parts, shared)
-        owners = owners_of(list(experts), candidate.swapped)
+        owners = self.owners(candidate)
         touched = {d: lambda own=parts[owners[d]]: switched(state, own, rules, shared) for d in experts}
         return touched, size
+
+    def owners(self, candidate: Candidate) -> dict:   # direction -> direction
+        "Whose part every direction is given."
+        return owners_of(self.targets, candidate.swapped)
 
     @torch.no_grad()
     def become(self, candidate: Candidate, direction: str, touched: dict):
@@ -211,27 +234,44 @@ class Trials:
     def statistics(self, candidate: Candidate) -> tuple:
         "(direction -> statistics and faults, size in models)."
         weights, size = self.weights(candidate)
-        found = {}
+        owners, found = self.owners(candidate), {}
         for direction, touched in weights.items():
             self.become(candidate, direction, touched())
             made = self.translate(direction, candidate.keep)
             found[direction] = statistics_of(made, self.lines[direction], self.targets[direction])
+            if candidate.swapped:
+                owner = self.targets[owners[direction]]
+                found[direction]["owner_script"] = share_in_script(made.texts, owner.script)
         return found, size
 
     def keep(self, candidate: Candidate, found: dict, size: float):
         "Append what was measured to the file."
         line = dict(name=candidate.name, models=size, directions={str(d): made for d, made in found.items()})
         with open(self.file, "a", encoding="utf-8") as f:
-            f.write(("\n" if f.tell() else "") + json.dumps(line))
+            f.write("\n" + json.dumps(line, ensure_ascii=False))
         self.measured[candidate.name] = line
 
-# %% ../../nbs/lib/repair/trials.ipynb #682812b1
-def owners_of(directions: list, swapped: bool) -> dict:
-    "direction -> the direction whose part it is given."
-    shifted = directions[1:] + directions[:1] if swapped else directions
-    return dict(zip(directions, shifted))
+# %% ../../nbs/lib/repair/trials.ipynb #d0dee01c
+def owners_of(
+    targets: dict,   # direction -> Language
+    swapped: bool,
+) -> dict:           # direction -> direction
+    "The direction whose part each is given."
+    order, found = list(targets), {}
+    for place, direction in enumerate(order):
+        others = order[place + 1:] + order[:place]
+        owner = next((d for d in others if targets[d] != targets[direction]), direction)
+        found[direction] = owner if swapped else direction
+    return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #1c8bfb7a
+def share_in_script(
+    texts: list,
+    script: str,
+) -> float:
+    "Share of texts most of whose letters belong to a script."
+    return float(np.mean([metrics.in_script(text, script) >= .5 for text in texts]))
+
+# %% ../../nbs/lib/repair/trials.ipynb #0e250715
 SCORES = ("BLEU", "chrF2")
 
 def statistics_of(

@@ -6,16 +6,17 @@
 __all__ = ['FAULTS', 'JOINT_POINT', 'frontier_rows', 'frontier_table', 'Repaired', 'sides_of_group', 'point_rows', 'mean_fault',
            'against_joint', 'repaired_table', 'confusion_row', 'confusion_table', 'percent', 'cell', 'headline']
 
-# %% ../../nbs/lib/report/frontier.ipynb #bc1aeb0f
+# %% ../../nbs/lib/report/frontier.ipynb #81f0f76d
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from .results import Results, ratio, resampled, summary
+from ..core import UserError
+from .results import Results, mean_over_directions, ratio, read_sentences, resampled, summary
 from ..settings import Study, System
 
-# %% ../../nbs/lib/report/frontier.ipynb #6b69d0fa
+# %% ../../nbs/lib/report/frontier.ipynb #3463976e
 FAULTS = ("off_target", "empty", "copy", "token_limit", "repetition")
 
 def frontier_rows(
@@ -27,8 +28,9 @@ def frontier_rows(
     spec = made["spec"]
     trunk = spec["trunk"]
     about = dict(group=group, snapshot=snapshot, family=spec["family"], value=spec["value"], trunk=trunk["kind"],
-                 lam=trunk["lam"], embeddings=trunk["embeddings"], rules=spec["rules"], decoding=spec["keep"],
-                 models=made["models"])
+                 moment=trunk["snapshot"], lam=trunk["lam"], embeddings=trunk["embeddings"],
+                 hyper=", ".join(f"{name}={value}" for name, value in trunk["hyper"]), rules=spec["rules"],
+                 decoding=spec["keep"], swapped=spec["swapped"], models=made["models"])
     faults = {kind: made[kind] for kind in FAULTS}
     return [about | dict(metric=metric) | kept | faults for metric, kept in made["retention"].items()]
 
@@ -44,7 +46,7 @@ def frontier_table(
             rows += frontier_rows(group, snapshot, made)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #d9dcbae7
+# %% ../../nbs/lib/report/frontier.ipynb #e017808e
 @dataclass(frozen=True)
 class Repaired:
     "Points of the repair study as one report reads them."
@@ -60,10 +62,24 @@ class Repaired:
 
     def draws(self, group: str, point: str, direction: str, metric: str) -> np.ndarray:   # (1 + resamples,)
         "Score and resamples of a point in one direction."
-        self.record(group, point)
-        path = self.study.result("repair-test", group).with_name(f"{point}.parquet")
+        path = self.sentences(group, point)
+        self.check_pairs(group, point, path, direction)
         p = self.study.p
         return resampled(path, path.stat().st_mtime_ns, str(direction), metric, p.bootstrap, p.seed, ())
+
+    def sentences(self, group: str, point: str):   # Path
+        "The sentences of a point."
+        self.record(group, point)
+        return self.study.result("repair-test", group).with_name(f"{point}.parquet")
+
+    def check_pairs(self, group: str, point: str, path, direction: str):
+        "Raises UserError where a point was translated otherwise than its expert, or other sentences."
+        made = self.results.read("repair-test", group)["result"]
+        self.results.check_engine(f"{group}, {point}", made)
+        frame = read_sentences(path, path.stat().st_mtime_ns)
+        ids = list(frame[frame.direction == direction].id)
+        if ids != list(self.results.translation(System(expert=direction), direction).sentences.id):
+            raise UserError(f"{path}: {direction} has other sentences than its expert: run repair-test/{group} again")
 
     def expert(self, direction: str, metric: str) -> np.ndarray:
         "Score and resamples of a direction's own expert."
@@ -72,9 +88,9 @@ class Repaired:
     def retention(self, group: str, point: str, directions: list, metric: str) -> np.ndarray:
         "Mean over directions of the point over the expert."
         kept = [ratio(self.draws(group, point, d, metric), self.expert(d, metric)) for d in directions]
-        return np.mean(kept, axis=0)
+        return mean_over_directions(kept)
 
-# %% ../../nbs/lib/report/frontier.ipynb #5b7f6524
+# %% ../../nbs/lib/report/frontier.ipynb #acb49886
 def sides_of_group(study: Study, directions: list) -> dict:   # name -> directions
     "All directions of a group, and those of either side where it has both."
     sides = {"all": list(directions)}
@@ -82,7 +98,7 @@ def sides_of_group(study: Study, directions: list) -> dict:   # name -> directio
         sides.setdefault(study.side(d), []).append(d)
     return sides if len(sides) > 2 else {"all": list(directions)}
 
-# %% ../../nbs/lib/report/frontier.ipynb #0d83910b
+# %% ../../nbs/lib/report/frontier.ipynb #4e212438
 JOINT_POINT = "joint"
 
 def point_rows(
@@ -125,7 +141,7 @@ def repaired_table(
             rows += point_rows(repaired, group, name, JOINT_POINT in names)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #268a0f76
+# %% ../../nbs/lib/report/frontier.ipynb #0c674568
 def confusion_row(
     repaired: Repaired,
     group: str,
@@ -133,16 +149,21 @@ def confusion_row(
     point: str,         # of the method under the target's script
     directions: list,
     metric: str,
-) -> dict:              # free and script: retention; returns: share of the loss
+) -> dict:              # free, script, base_script, experts_script: retention; returns: share of the loss
     "A merge under free decoding, and in the target's script."
     system, free = System(group, method), []
     for d in directions:
         merged = repaired.results.draws(system, d, metric)
         free.append(ratio(merged, repaired.expert(d, metric)))
-    free = np.mean(free, axis=0)
+    free = mean_over_directions(free)
     script = repaired.retention(group, point, directions, metric)
+    base = repaired.retention(group, "base-script", directions, metric)
+    experts = repaired.retention(group, "experts-script", directions, metric)
+    values_of = dict(free=free, script=script, base_script=base, experts_script=experts, above_base=script - base)
+    if summary(free)["ci_high"] < 1:     # otherwise there is no loss to speak of
+        values_of["returns"] = (script - free) / (1 - free)
     found = {}
-    for name, values in dict(free=free, script=script, returns=(script - free) / (1 - free)).items():
+    for name, values in values_of.items():
         found |= {(name if k == "score" else f"{name}_{k}"): value for k, value in summary(values).items()}
     return found
 
@@ -161,7 +182,7 @@ def confusion_table(
                     rows.append(about | confusion_row(repaired, group, method, point, directions, metric))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/report/frontier.ipynb #6a2b2fee
+# %% ../../nbs/lib/report/frontier.ipynb #5ad1fee6
 def percent(
     row,      # score, ci_low, ci_high
 ) -> str:

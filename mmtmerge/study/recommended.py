@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['retention_by_direction', 'trunk_arguments', 'recommended']
 
-# %% ../../nbs/lib/study/recommended.ipynb #04a18fd2
+# %% ../../nbs/lib/study/recommended.ipynb #eb09b55f
 from ..core import UserError, read_json
 from ..settings import JOINT, Study
 from .stages.mountdoom import checkpoint_of
 from .stages.repair import one_repair_group, repaired
 
-# %% ../../nbs/lib/study/recommended.ipynb #6982cbb8
+# %% ../../nbs/lib/study/recommended.ipynb #adee4288
 def retention_by_direction(
     candidates: list,   # of the result of a run on dev
     name: str,          # of a candidate
@@ -33,7 +33,7 @@ def trunk_arguments(
         arguments |= dict(lam=trunk["lam"], embeddings=trunk["embeddings"]) | dict(trunk["hyper"])
     return arguments
 
-# %% ../../nbs/lib/study/recommended.ipynb #a35b050e
+# %% ../../nbs/lib/study/recommended.ipynb #446e213b
 def recommended(
     study: Study,
     group: str,
@@ -45,5 +45,6 @@ def recommended(
     name = next(c["name"] for c in made["candidates"] if c["spec"] == spec)
     return trunk_arguments(spec) | dict(
         base=checkpoint_of(study, "base"), experts={d: checkpoint_of(study, d) for d in members},
+        dtype="bfloat16", seed=study.p.dare_seed,
         instructions={d: study.instruction(d) for d in members},
         retention=retention_by_direction(made["candidates"], name))

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
+from mmtmerge.core import UserError
 from mmtmerge.merge.example_experts import example_experts, load_miniature
 from mmtmerge.repair import candidates, choose
 from mmtmerge.repair.candidates import Candidate, Trunk
-from mmtmerge.repair.trials import Trials, Trunks
+from mmtmerge.repair.trials import Trials, Trunks, owners_of
 from mmtmerge.settings import load
 from mmtmerge.study.stages.repair import repair_groups
 from mmtmerge.translate import Translations
@@ -60,10 +61,16 @@ def test_without_parts_all_directions_are_the_trunk(trials):
     assert trials.weights(bare)[1] == 1
 
 
-def test_a_swapped_part_is_the_next_direction_s(trials):
+def test_a_swapped_part_is_of_a_direction_with_another_target(trials):
+    order = ["hi-en", "ta-en", "en-hi", "en-ta"]
+    targets = {d: load("laptop").language(d[3:]) for d in order}
+    assert owners_of(targets, True) == {"hi-en": "en-hi", "ta-en": "en-hi", "en-hi": "en-ta", "en-ta": "hi-en"}
+    assert owners_of(targets, False) == dict(zip(order, order))
     swapped = Candidate("swapped", HALF, "projections=low_rank(2)", swapped=True)
     assert equal(weights(trials, swapped, "en-hi"), weights(trials, TWO, "en-ta"))
     assert swapped.name != TWO.name
+    answers = trials.measure(swapped)["directions"]
+    assert answers["en-ta"]["owner_script"] == 1 and answers["en-hi"]["owner_script"] == 0     # all are Devanagari
 
 
 def test_ranks_below_the_largest_are_those_made_directly(trials):
@@ -85,6 +92,8 @@ def test_what_was_measured_is_not_measured_again(trials):
     again.measure(Candidate("bare", HALF))
     lines = trials.file.read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[-1])["name"] == Candidate("bare", HALF).name
+    with pytest.raises(UserError, match="measurements of other models"):
+        Trials(trials.parameters, trials.trunks, 4, trials.translate, LINES, trials.targets, trials.file, "other")
 
 
 def test_retention_of_the_experts_is_one(trials):
@@ -101,7 +110,31 @@ def test_every_point_of_every_group_is_a_candidate(profile):
         chosen = {m: dict(lam=.5) for m in study.methods[1:]} if group in study.groups else {}
         winners = {name: contest[0] for name, contest in candidates.contests(study, chosen).items()}
         for name in candidates.points(study, group):
-            assert candidates.point(name, winners, TWO).name
+            assert candidates.point(name, winners, TWO, ".5").name
+
+
+def test_only_folders_are_recommended():
+    base, joint, experts = (Trunk(kind) for kind in ("base", "joint", "experts"))
+    part = "projections=low_rank(2)"
+    good = [TWO, Candidate("b", base, part)]
+    bad = [Candidate("bare", HALF), Candidate("script", HALF, part, "script"), Candidate("joint", joint, part),
+           Candidate("swapped", HALF, part, swapped=True), Candidate("experts", experts), Candidate("base", base)]
+    assert all(map(choose.is_artefact, good)) and not any(map(choose.is_artefact, bad))
+
+
+def test_an_expert_that_scores_nothing_stops_nothing():
+    zero = dict(stats=dict(chrF2=[[0] * 18]), scores=dict(chrF2=0.))
+    unknown = dict.fromkeys(("score", "ci_low", "ci_high"))
+    assert choose.retention({"en-hi": zero}, {"en-hi": zero}, "chrF2", 5, 42) == unknown
+    with pytest.raises(UserError, match="take more of them"):
+        choose.recommended([dict(name="a", models=1., score=None, ci_low=None)])
+
+
+def test_groups_of_one_target_have_no_contest_in_a_script():
+    study = load("laptop")
+    names = set(candidates.contests(study, {}, differing=False, whole=False))
+    assert names == {"bare", "parts"}
+    assert not [name for name in candidates.points(study, "indic-en") if name.endswith("script")]
 
 
 def test_specs_survive_json():
