@@ -4,7 +4,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mmtmerge import __version__
 from mmtmerge.core import read_json
 from mmtmerge.report.page import sections
 from mmtmerge.report.quoted import Quoted
@@ -52,8 +51,6 @@ def context():
     quoted = Quoted(load("laptop"))
     stored, value = read_json(quoted.path("numbers.json")), quoted.numbers()
     names = dict(
-        made_by=read_json(quoted.path("runs/base/base/result.json"))["versions"]["mmtmerge"],
-        version=__version__,
         base=stored["base"],
         profile=stored["profile"],
         words=stored["words"],

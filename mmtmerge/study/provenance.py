@@ -18,6 +18,7 @@ import platform
 import sys
 from pathlib import Path
 
+from .. import __version__
 from ..core import UserError, read_json, root, sha256
 from ..settings import Study, load, settings_digest
 from .notebook_parameters import code_cells
@@ -140,7 +141,6 @@ PACKAGES = (
     "numpy",
     "pandas",
     "papermill",
-    "mmtmerge",
     "datasets",
     "ctranslate2",
     "liger_kernel",
@@ -153,7 +153,7 @@ def versions() -> dict:  # package -> version, of those that are installed
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-    return found
+    return found | dict(mmtmerge=__version__)     # of the code that runs, not of the one that was installed
 
 def gpu_name():  # str, or None
     "Name of the GPU that this process sees. Asking starts CUDA, so it is asked at the end of a notebook only."
