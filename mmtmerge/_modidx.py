@@ -209,6 +209,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mmtmerge.engines.engine': ('lib/engines.html#engine', 'mmtmerge/engines.py'),
                                   'mmtmerge.engines.in_two_passes': ('lib/engines.html#in_two_passes', 'mmtmerge/engines.py'),
                                   'mmtmerge.engines.open_engine': ('lib/engines.html#open_engine', 'mmtmerge/engines.py')},
+            'mmtmerge.lazy': { 'mmtmerge.lazy.lazy': ('lib/lazy.html#lazy', 'mmtmerge/lazy.py'),
+                               'mmtmerge.lazy.modules_of': ('lib/lazy.html#modules_of', 'mmtmerge/lazy.py')},
             'mmtmerge.merge.apply': { 'mmtmerge.merge.apply.Recipe': ('lib/merge/apply.html#recipe', 'mmtmerge/merge/apply.py'),
                                       'mmtmerge.merge.apply.Recipe.__post_init__': ( 'lib/merge/apply.html#recipe.__post_init__',
                                                                                      'mmtmerge/merge/apply.py'),
