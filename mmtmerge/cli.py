@@ -10,11 +10,11 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'MaxWords', 'ModelDtype', 'Folds', 'BatchSize', 'Chunk', 'TRANSLATE_EXAMPLES', 'Checkpoint', 'AnyDirection',
            'TextFile', 'TextOut', 'KeepScript', 'FirstTokens', 'SourceTokens', 'EngineName', 'Batch', 'Prompt', 'Quiet',
            'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile', 'OrderSeed', 'ShowCommand', 'Node', 'Address',
-           'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'print_version', 'options', 'pairs', 'tell', 'run',
-           'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs', 'merge', 'by_direction', 'prompts_of',
-           'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate',
-           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
-           'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
+           'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'print_version', 'options', 'pairs',
+           'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs', 'merge',
+           'by_direction', 'prompts_of', 'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input',
+           'write_output', 'translate', 'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch',
+           'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -73,6 +73,16 @@ def pairs(
         out[name] = value
     return out
 
+# %% ../nbs/lib/cli.ipynb #df7f0440
+def require_notebooks(
+    command: str,   # run, rebuild
+):
+    "Raises UserError where there are no notebooks to run."
+    name = f"mmtmerge {command}"
+    folder = root(name)
+    if not (folder / "nbs").is_dir():
+        raise UserError(f"{name} needs the study's notebooks: {folder} holds no nbs; start inside a clone of them")
+
 # %% ../nbs/lib/cli.ipynb #87bbff30
 def tell(path: Path, reused: bool):
     "Print where a result lies, and what it took."
@@ -95,6 +105,7 @@ def run(
     ] = False,
 ):
     "Run one notebook with parameters; unknown and missing ones are refused."
+    require_notebooks("run")
     runner.end_with_parent()
     tell(*runner.run_notebook(notebook, pairs(p), force=force))
 
@@ -541,6 +552,7 @@ def rebuild(
     ] = False,
 ):
     "Make everything that is missing or out of date; interrupted anywhere, the same command continues."
+    require_notebooks("rebuild")
     from mmtmerge.study import rebuild as machinery
 
     machinery.rebuild(load(profile), target, cores, where, dry_run, yes, cpu, accept_code)
@@ -670,6 +682,7 @@ def finetune(
     yes: TrainAgain = False,
 ):
     "Fine-tune one expert, after the base if that is not there: prints the launch that fits the devices, and runs it."
+    require_notebooks("finetune")
     study, where = load(profile), launch(profile)
     seed = study.p.seed if seed is None else seed
     job = job_of(study, direction, seed)
@@ -712,6 +725,7 @@ def collect(
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
 ):
     "Take the results of other machines into this tree; refuses what other code, data or settings made."
+    require_notebooks("collect")
     from mmtmerge.study.collect import collect as take
     taken, here = take(load(profile), sources)
     for r in taken:
