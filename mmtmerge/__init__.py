@@ -14,7 +14,8 @@ The command line does the same: `mmtmerge --help`.
 
 __version__ = "0.2.0"
 
-from .lazy import OFFERED, lazy
+from .lazy import OFFERED, lazy, show_parameters
 
+show_parameters()
 __getattr__, __dir__ = lazy(globals(), OFFERED)
 __all__ = ["__version__", *OFFERED]
