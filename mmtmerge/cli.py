@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'Base', 'Experts', 'Lam', 'Embeddings', 'Dtype',
-           'Seed', 'Threads', 'ShardGB', 'AnyTokenizer', 'RemoteCode', 'REPAIR_EXAMPLES', 'ExpertOf', 'TrunkOf',
+           'Seed', 'Threads', 'ShardGB', 'AnyTokenizer', 'RemoteCode', 'OPEN', 'REPAIR_EXAMPLES', 'ExpertOf', 'TrunkOf',
            'TrunkLam', 'TrunkEmbeddings', 'PartOf', 'Instruction', 'MethodPreset', 'TrunkDtype', 'AdaptersOnly',
            'Recommended', 'StudyProfile', 'PROBE_EXAMPLE', 'Model', 'ProbeDirection', 'ProbeOut', 'CorpusName', 'Split',
            'Lines', 'MinWords', 'MaxWords', 'ModelDtype', 'Folds', 'BatchSize', 'Chunk', 'TRANSLATE_EXAMPLES',
            'Checkpoint', 'AnyDirection', 'TextFile', 'TextOut', 'KeepScript', 'FirstTokens', 'SourceTokens',
            'EngineName', 'Batch', 'Prompt', 'Quiet', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile',
            'OrderSeed', 'ShowCommand', 'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain',
-           'print_version', 'options', 'pairs', 'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed',
-           'merge_inputs', 'merge', 'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand', 'write_recording',
-           'probe', 'keep_text', 'read_input', 'write_output', 'translate', 'list_names', 'rebuild', 'plan',
-           'join_training', 'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune',
-           'overlap', 'collect', 'leave', 'main']
+           'print_version', 'options', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options',
+           'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice',
+           'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate',
+           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
+           'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from . import __version__
 from .core import UserError, check_path, nearest, read_json, root
@@ -74,6 +75,16 @@ def pairs(
         out[name] = value
     return out
 
+# %% ../nbs/lib/cli.ipynb #df7f0440
+def require_notebooks(
+    command: str,   # run, rebuild
+):
+    "Raises UserError where there are no notebooks to run."
+    name = f"mmtmerge {command}"
+    folder = root(name)
+    if not (folder / "nbs").is_dir():
+        raise UserError(f"{name} needs the study's notebooks: {folder} holds no nbs; start inside a clone of them")
+
 # %% ../nbs/lib/cli.ipynb #87bbff30
 def tell(path: Path, reused: bool):
     "Print where a result lies, and what it took."
@@ -96,6 +107,7 @@ def run(
     ] = False,
 ):
     "Run one notebook with parameters; unknown and missing ones are refused."
+    require_notebooks("run")
     runner.end_with_parent()
     tell(*runner.run_notebook(notebook, pairs(p), force=force))
 
@@ -155,15 +167,19 @@ def merge_inputs(
             raise UserError(f"--{name.replace('experts', 'expert')} is missing (or give a mergekit file by --config)")
     return given
 
+# %% ../nbs/lib/cli.ipynb #b508c65b
+class WithMethods(typer.core.TyperCommand):
+    "A command whose help ends with the merging methods."
+
+    def format_epilog(self, ctx, formatter):
+        super().format_epilog(ctx, formatter)
+        from mmtmerge.merge.method_list import method_list     # torch: not before it is needed
+        formatter.write(f"\n{method_list()}\n")
+
 # %% ../nbs/lib/cli.ipynb #87ee1690
 MERGE_EXAMPLES = (
     "Examples: mmtmerge merge --method ties --K .7 --lam .3 --base DIR --expert DIR --expert DIR --out DIR | "
-    "mmtmerge merge --config FILE.yml --out DIR. "
-    "Methods: linear, task_arithmetic, ties, dare, dare_ties, dare_linear, sce, slerp, karcher, model_stock, "
-    "breadcrumbs, breadcrumbs_ties, della, della_linear, tsv, subspace_boosting, iso_c; with --preset mergekit also "
-    "nuslerp, multislerp, nearswap, arcee_fusion, ram, ramplus_tl, passthrough; "
-    "a wrong option is answered with those that the method has. "
-    "(fisher, regmean and greedy soups need data: see the module.)"
+    "mmtmerge merge --config FILE.yml --out DIR"
 )
 MergeOut = Annotated[Path, typer.Option(help="Folder that will appear; must not exist.")]
 Config = Annotated[Path, typer.Option(help="A mergekit YAML file, instead of --method, --base and --expert.")]
@@ -186,7 +202,9 @@ RemoteCode = Annotated[bool, typer.Option(
     "--remote-code", help="Copy Python files that lie beside the base; loading the result can run them.")]
 
 # %% ../nbs/lib/cli.ipynb #d7b3c788
-@app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True), epilog=MERGE_EXAMPLES)
+OPEN = dict(allow_extra_args=True, ignore_unknown_options=True)
+
+@app.command(cls=WithMethods, context_settings=OPEN, epilog=MERGE_EXAMPLES)
 def merge(
     ctx: typer.Context,
     out: MergeOut,
@@ -565,6 +583,7 @@ def rebuild(
     ] = False,
 ):
     "Make everything that is missing or out of date; interrupted anywhere, the same command continues."
+    require_notebooks("rebuild")
     from mmtmerge.study import rebuild as machinery
 
     machinery.rebuild(load(profile), target, cores, where, dry_run, yes, cpu, accept_code)
@@ -694,6 +713,7 @@ def finetune(
     yes: TrainAgain = False,
 ):
     "Fine-tune one expert, after the base if that is not there: prints the launch that fits the devices, and runs it."
+    require_notebooks("finetune")
     study, where = load(profile), launch(profile)
     seed = study.p.seed if seed is None else seed
     job = job_of(study, direction, seed)
@@ -736,6 +756,7 @@ def collect(
     profile: Annotated[str, typer.Option(help="A profile of settings.ini.")] = "laptop",
 ):
     "Take the results of other machines into this tree; refuses what other code, data or settings made."
+    require_notebooks("collect")
     from mmtmerge.study.collect import collect as take
     taken, here = take(load(profile), sources)
     for r in taken:

@@ -17,7 +17,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .core import UserError, atomic_dir, root, sha256
+from .core import UserError, atomic_dir, hub_hint, root, sha256
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -34,7 +34,8 @@ def load_model(
     "Load a checkpoint. Raises UserError if it is missing, truncated or without safetensors."
     folder = Path(folder)
     if not (folder / "config.json").exists():
-        raise UserError(f"{folder} holds no config.json: it is not a checkpoint, or its stage has not run")
+        lacks = "holds no config.json: it is not a checkpoint, or its stage has not run"
+        raise UserError(f"{folder} {lacks}{hub_hint(folder)}")
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no .safetensors file; convert pickle checkpoints with save_pretrained first")
     how = dict(dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True)

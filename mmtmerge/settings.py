@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from .core import UserError, nearest, root
+from .core import UserError, find_root, nearest, settings_file
 
 # %% ../nbs/lib/settings.ipynb #e788e1fd
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.ASCII | re.IGNORECASE)
@@ -92,7 +92,7 @@ def sections() -> configparser.ConfigParser:
     "All sections of settings.ini; raises UserError where the file is not well formed."
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str
-    path = root() / "settings.ini"
+    path = settings_file()
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
     except configparser.Error as e:
@@ -301,7 +301,8 @@ class Study:
 
     @property
     def out(self) -> Path:
-        return root() / "outputs" / self.profile
+        "Where results lie: in the project, or outside of one in the working directory."
+        return (find_root() or Path.cwd()) / "outputs" / self.profile
 
     @property
     def runs(self) -> Path:

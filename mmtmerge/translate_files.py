@@ -17,10 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from . import __version__
-from .core import UserError, locked, nearest, read_json, sha256, write_json
+from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write_json
 from .engines import ENGINES, check_keep, open_engine
 from .models import chat_texts, end_of_sequence
 from .script import Script
@@ -80,7 +80,8 @@ def check_folder(folder: Path):
     "Raises UserError if a folder holds no checkpoint that can be asked to translate."
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give a checkpoint folder, with config.json and safetensors files")
+        give = "give a checkpoint folder, with config.json and safetensors files"
+        raise UserError(f"{folder} is no folder: {give}{hub_hint(folder)}")
     for pattern in ("config.json", "*.safetensors"):
         if not list(folder.glob(pattern)):
             raise UserError(f"{folder} holds no {pattern}: it is not a checkpoint")

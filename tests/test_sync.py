@@ -1,6 +1,5 @@
 "Notebooks, modules, settings and README say the same thing."
 
-import ast
 import configparser
 import re
 import subprocess
@@ -39,9 +38,8 @@ def project_table():
 
 
 def version():
-    return ast.literal_eval(
-        (REPO / "mmtmerge" / "__init__.py").read_text().partition("=")[2].strip().splitlines()[0]
-    )
+    text = (REPO / "mmtmerge" / "__init__.py").read_text()
+    return re.search(r'(?m)^__version__ = "(.*)"$', text)[1]
 
 
 def test_settings_and_pyproject_agree():

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..core import UserError, check_path
+from ..core import UserError, check_path, hub_hint
 from .checkpoint_config import is_tied
 from .task_vectors import require
 
@@ -50,7 +50,8 @@ def check_folder(
 ):
     "Raises UserError if this is no folder, or holds a LoRA adapter instead of a model."
     check_path(folder)
-    require(folder.is_dir(), f"{folder} is no folder: give the folder of a Hugging Face checkpoint")
+    message = f"{folder} is no folder: give the folder of a Hugging Face checkpoint{hub_hint(folder)}"
+    require(folder.is_dir(), message)
     weights = [p for pattern in ("*.safetensors", "*.bin") for p in folder.glob(pattern)]
     whole = (folder / "config.json").exists() and any(not p.name.startswith("adapter_") for p in weights)
     adapter = (folder / "adapter_config.json").exists() and not whole

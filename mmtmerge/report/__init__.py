@@ -1,0 +1,3 @@
+from ..lazy import lazy
+
+__getattr__, __dir__ = lazy(globals())

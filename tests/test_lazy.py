@@ -1,0 +1,46 @@
+"What `import mmtmerge` offers, and that it costs nothing before it is used."
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mmtmerge
+from conftest import REPO, environment
+from mmtmerge.lazy import OFFERED
+
+LARGE = "torch numpy pandas transformers numba matplotlib".split()
+
+
+def python(code):
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, cwd=REPO, env=environment(REPO), check=True, capture_output=True, text=True).stdout
+
+
+def test_import_loads_nothing_large():
+    code = f"import sys, mmtmerge; dir(mmtmerge); print(*[name for name in {LARGE} if name in sys.modules])"
+    assert python(code).split() == []
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_tab_leads_to_it(name):
+    assert name in dir(mmtmerge)
+    assert getattr(mmtmerge, name).__module__ == f"mmtmerge.{OFFERED[name]}"
+
+
+def test_the_docstring_names_what_is_offered():
+    words = set(re.findall(r"\w+", mmtmerge.__doc__))
+    assert set(OFFERED) - words == {"Study", "Recording"}
+
+
+def test_modules_need_no_import_of_their_own():
+    code = "import mmtmerge; print(mmtmerge.merge.ties.ties.__name__, 'similarity' in dir(mmtmerge.probe))"
+    assert python(code).split() == ["ties", "True"]
+
+
+def test_other_names_are_refused():
+    wrong = "merges"
+    with pytest.raises(AttributeError, match="has no attribute 'merges'"):
+        getattr(mmtmerge, wrong)
+    with pytest.raises(ImportError):
+        from mmtmerge import merges  # noqa: F401
