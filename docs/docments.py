@@ -10,18 +10,23 @@ RAISES = re.compile(r"(?:^|(?<=[.;:,] ))[Rr]aises (\w*Error) ?(.*?)\.?$")
 
 def restructured(text):
     "Markdown's `code` as reStructuredText's; all other characters stand for themselves."
-    parts = re.split(r"`([^`]+)`", text)
-    plain = [re.sub(r"([\\*|_`])", r"\\\1", part) for part in parts[::2]]
-    code = [f":code:`{part}`" for part in parts[1::2]] + [""]
-    joined = [before + literal for before, literal in zip(plain, code)]
-    return re.sub(r"(\w)(:code:`)|(`)(?=\w)", r"\1\3\\ \2", "".join(joined)) if code[:-1] else joined[0]
+    words = []
+    for word in re.split(r"(`[^`]+`)", text):
+        code = re.fullmatch(r"`([^`]+)`", word)
+        words.append(rf"\ :code:`{code[1]}`\ " if code else re.sub(r"([\\*|_`])", r"\\\1", word))
+    joined = "".join(words)
+    joined = re.sub(r"(?<=\s)\\ (?=:code:)|^\\ (?=:code:)|(?<=`)\\ (?=\W|$)", "", joined)   # only where letters touch
+    return re.sub(r"^(?=(?:\w+[.)]|[-+•])\s)", r"\\", joined)                              # and no list begins
 
 
 def type_name(annotation):
-    "How an annotation is written: int, Tensor, dict."
+    "How an annotation is written: int; Tensor; float, in [0, 1]."
     if annotation is inspect.Parameter.empty or annotation is None:
         return ""
-    return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
+    notes = getattr(annotation, "__metadata__", ())
+    kind = annotation.__origin__ if notes else annotation
+    text = inspect.formatannotation(kind) if not isinstance(kind, str) else kind
+    return ", ".join([text.replace("typing.", "").rpartition(".")[2] if "[" not in text else text, *map(str, notes)])
 
 
 def split_errors(line):

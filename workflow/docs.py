@@ -19,6 +19,7 @@ SOURCE, STATIC = WORK / "source", WORK / "static"
 PROFILE = ROOT / "outputs/laptop"
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 FRONT = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DATA = ["corpus", "miniature", "paper"]     # what the package holds, each with a README
 
 
 # ---- what the site shows ----
@@ -34,7 +35,7 @@ def pages():
     runs = [path for study in studies() for path in sorted(study.glob("*.ipynb"))]
     reports = sorted((PROFILE / "report").glob("*.ipynb"))
     tables = sorted((PROFILE / "tables").glob("table*.md"))
-    front = [ROOT / name for name in FRONT]
+    front = [ROOT / name for name in FRONT] + [ROOT / f"mmtmerge/data/{name}/README.md" for name in DATA]
     return [*chapters, *runs, *reports, *tables, ROOT / "nbs/paper_scale.ipynb", *front]
 
 
@@ -114,7 +115,11 @@ class Sources:
 
     def page(self, page):
         "One page of the repository."
-        text = self.notebook(page) if page.suffix == ".ipynb" else self.prose(page, page.read_text(encoding="utf-8"))
+        if page.suffix == ".ipynb":
+            text = self.notebook(page)
+        else:
+            text = self.prose(page, page.read_text(encoding="utf-8"))
+            text = re.sub(r"\A\*\*(.+)\*\*$", r"# \1", text, flags=re.MULTILINE)     # a table's caption is its title
         self.write(page.relative_to(ROOT), text)
 
     def contents(self, name, title, entries, options=()):
@@ -168,9 +173,11 @@ def gather():
         sources.contents(f"library/{slug(title)}.md", title, chapters)
         sources.write(f"api/{slug(title)}.rst", api_page(title, paths))
     for study in studies():
-        sources.contents(f"runs/{study.name}.md", f"Runs of the study {study.name}", [f"/nbs/runs/{study.name}/*"], [":glob:"])
+        title, notebooks = f"Runs of the study {study.name}", [f"/nbs/runs/{study.name}/*"]
+        sources.contents(f"runs/{study.name}.md", title, notebooks, [":glob:"])
     sources.contents("reports.md", "Executed reports", ["/outputs/*/report/*"], [":glob:"])
     sources.contents("tables.md", "Tables", ["/outputs/*/tables/*"], [":glob:"])
+    sources.contents("data.md", "Data", [f"/mmtmerge/data/{name}/README" for name in DATA])
     sources.write("commands.md", command_page())
     sources.sweep()
 
