@@ -41,7 +41,8 @@ def test_the_contents_name_every_page():
     from readme import rooms
     contents = text_of("docs/index.md")
     pages = [f"howto/{page.stem}" for page in (REPO / "docs/howto").glob("*.md")]
-    pages += [f"library/{title.lower().replace(' ', '-')}" for title in rooms()]
+    slugs = [title.lower().replace(" ", "-") for title in rooms()]
+    pages += [f"{part}/{slug}" for part in ("library", "api") for slug in slugs]
     pages += [f"runs/{folder.name}" for folder in (REPO / "nbs/runs").iterdir() if folder.is_dir()]
     assert [page for page in pages if f"\n{page}\n" not in contents] == []
     assert sorted(HOWTO) == sorted(page.stem for page in (REPO / "docs/howto").glob("*.md"))
