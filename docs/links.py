@@ -40,6 +40,7 @@ def broken(site):
         found += [f"{name}: loads {target}" for target in page.remote]
         for target, fragment in page.links:
             to = (path.parent / target).resolve() if target else path
+            to = to / "index.html" if to.is_dir() else to      # as a server answers
             if not to.exists():
                 found.append(f"{name}: {target} is missing")
             elif fragment and to in pages and fragment not in pages[to].places:

@@ -77,13 +77,14 @@ def test_commands_are_those_of_the_command_line(page):
 def test_a_dead_link_is_found(tmp_path):
     from links import broken
     first = "<p id=here><a href='b.html#there'>b</a> <a href='c.html'>c</a> <a href='#here'>up</a>"
-    second = "<img src='https://example.org/x.png'><a href='https://example.org'>away</a><a href='.'>all</a>"
+    second = "<img src='https://example.org/x.png'><a href='https://example.org'>away</a><a href='.'>a folder</a>"
     (tmp_path / "a.html").write_text(first)
     (tmp_path / "b.html").write_text(second)
     assert broken(tmp_path) == [
         "a.html: b.html#there is no place of that page",
         "a.html: c.html is missing",
         "b.html: loads https://example.org/x.png",
+        "b.html: . is missing",
     ]
 
 
@@ -129,6 +130,7 @@ def test_the_site_is_built_and_every_link_leads_somewhere(tmp_path):
     done = subprocess.run(words, cwd=project, env=environment(project), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     site = project / "_docs"
+    assert not (project / "jupyter_execute").exists()
     for name in ("index.html", "search.html", "_static/tex-svg.js", "nbs/lib/merge/ties.html", "api/merging.html"):
         assert (site / name).exists(), name
     assert "share of the entries that is kept" in (site / "api/merging.html").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 from links import Page, broken     # noqa: E402
 
 SITE, WORK = ROOT / "_docs", ROOT / "build/docs"
-SOURCE, STATIC = WORK / "source", WORK / "static"
+SOURCE, STATIC, HTML = WORK / "source", WORK / "static", WORK / "html"     # myst-nb leaves a folder beside HTML
 PROFILE = ROOT / "outputs/laptop"
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 FRONT = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -34,7 +34,7 @@ def pages():
     chapters = [path for paths in rooms().values() for path in paths]
     runs = [path for study in studies() for path in sorted(study.glob("*.ipynb"))]
     reports = sorted((PROFILE / "report").glob("*.ipynb"))
-    tables = sorted((PROFILE / "tables").glob("table*.md"))
+    tables = sorted((PROFILE / "tables").glob("*.md"))
     front = [ROOT / name for name in FRONT] + [ROOT / f"mmtmerge/data/{name}/README.md" for name in DATA]
     return [*chapters, *runs, *reports, *tables, ROOT / "nbs/paper_scale.ipynb", *front]
 
@@ -80,8 +80,7 @@ class Sources:
     def folder_page(self, folder):
         "A page that lists the files of a folder, for links that lead to the folder."
         name = folder.relative_to(ROOT).as_posix()
-        stems = {path.stem for path in self.pages if path.parent == folder}
-        files = [p for p in sorted(folder.iterdir()) if p.is_file() and (p in self.pages or p.stem not in stems)]
+        files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix != ".html"]
         lines = [self.link(folder / "index.md", p.name, p.name) for p in files]
         self.write(f"{name}/index.md", "\n".join([f"---\norphan: true\n---\n# {name}\n", *[f"- {x}" for x in lines]]))
 
@@ -133,7 +132,7 @@ class Sources:
         for path in stale:
             path.unlink()
         if stale:
-            shutil.rmtree(SITE, ignore_errors=True)
+            shutil.rmtree(HTML, ignore_errors=True)
 
 
 # ---- pages that are made ----
@@ -166,6 +165,8 @@ def gather():
     sources = Sources()
     for page in sources.pages:
         sources.page(page)
+    for name in ("figures", "tables"):     # the report links to these folders
+        sources.folder_page(PROFILE / name)
     for page in (ROOT / "docs").rglob("*.md"):
         sources.write(page.relative_to(ROOT / "docs"), page.read_bytes())
     for title, paths in rooms().items():
@@ -197,9 +198,9 @@ def add_report():
     shutil.copy2(report, SITE / report.relative_to(ROOT))
     for target, _ in Page(report).links:
         path, copy = PROFILE / target, SITE / PROFILE.relative_to(ROOT) / target
-        if target and not copy.exists() and path.exists():
+        if path.is_file() and not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, copy)
+            shutil.copy2(path, copy)
 
 
 def build():
@@ -207,9 +208,11 @@ def build():
     gather()
     bundle_mathjax()
     options = ["-W", "--keep-going", "-q", "-j", "auto", "-b", "html", "-d", WORK / "doctrees", "-c", ROOT / "docs"]
-    status = sphinx([str(word) for word in [*options, "-D", f"html_static_path={STATIC}", SOURCE, SITE]])
+    status = sphinx([str(word) for word in [*options, "-D", f"html_static_path={STATIC}", SOURCE, HTML]])
     if status:
         return status
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.copytree(HTML, SITE)
     add_report()
     found = broken(SITE)
     print("\n".join(found) or f"written: {SITE.relative_to(ROOT)}/index.html, every link leads somewhere")
