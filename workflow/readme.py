@@ -32,15 +32,6 @@ def rooms():
             for title, patterns in ROOMS}
 
 
-def library():
-    "The library notebooks by room, as links."
-    listed = []
-    for title, paths in rooms().items():
-        links = [f"[{p.stem}]({p.relative_to(ROOT).as_posix()})" for p in paths]
-        listed.append(dict(title=title, links=", ".join(links)))
-    return listed
-
-
 def findings(quoted, names):
     "What each study found, a sentence or two a finding, from workflow/findings/STUDY.md.jinja."
     found = []
@@ -67,7 +58,6 @@ def context():
         minutes=round(value["wall_seconds"] / 60),
         memory=f"{2 * value['peak_memory_mb'] / 1000:.0f}",
         claims=quoted.verdicts(),
-        library=library(),
         quoted=quoted,
     )
     return names | dict(findings=findings(quoted, names))
