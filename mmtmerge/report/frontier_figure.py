@@ -6,13 +6,13 @@
 __all__ = ['LINES', 'POINTS', 'LEAST', 'beyond_one', 'draw_lines', 'draw_points', 'draw_joint', 'size_axis', 'message',
            'frontier']
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #9d91d505
+# %% ../../nbs/lib/report/frontier_figure.ipynb #23a524a6
 import numpy as np
 import pandas as pd
 
 from .theme import BLACK, COLORS, DARK, subplots
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #0b5e8a4d
+# %% ../../nbs/lib/report/frontier_figure.ipynb #f2175189
 LINES = {   # family -> (label, colour, mark, line)
     "low rank on the merge": ("low rank on the merge", COLORS[0], "o", "-"),
     "low rank on the merge, script": ("the same, target's script", COLORS[0], "o", ":"),
@@ -22,17 +22,17 @@ LINES = {   # family -> (label, colour, mark, line)
     "bits on the base": ("one or two bits on the base", COLORS[2], "^", "--"),
     "whole blocks, last": ("last blocks from the expert", "#777777", "v", "-"),
     "whole blocks, first": ("first blocks", "#aaaaaa", "<", "--"),
-    "whole blocks, random": ("random blocks", "#aaaaaa", ">", "--"),
+    "whole blocks, random 1": ("random blocks", "#aaaaaa", ">", "--"),
 }
 POINTS = {  # family -> (label, colour, mark); the best of the family
-    "bare merge": ("bare merge", BLACK, "x"),
-    "bare merge, script": ("bare merge, target's script", BLACK, "+"),
+    "lam: bare": ("bare merge", BLACK, "x"),
+    "lam: bare, script": ("bare merge, target's script", BLACK, "+"),
     "TALL masks": ("TALL masks", "#777777", "p"),
     "EMR": ("EMR", "#777777", "h"),
     "experts": ("experts", BLACK, "*"),
 }
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #c8898660
+# %% ../../nbs/lib/report/frontier_figure.ipynb #71f4e3a9
 LEAST = .006    # where one model alone stands on the axis
 
 def beyond_one(models):
@@ -81,7 +81,7 @@ def draw_joint(
     ax.axhline(at_end.score, color=COLORS[3], lw=1, label="joint model")
     ax.axhspan(at_end.ci_low, at_end.ci_high, color=COLORS[3], alpha=.12, lw=0)
 
-# %% ../../nbs/lib/report/frontier_figure.ipynb #6f5473ad
+# %% ../../nbs/lib/report/frontier_figure.ipynb #076981b9
 def size_axis(
     ax,
     most: float,   # models
@@ -96,9 +96,9 @@ def size_axis(
 def message(rows: pd.DataFrame) -> str:
     "What the figure says, from its own numbers."
     line = rows[rows.family == "low rank on the merge"]
-    bare = rows[rows.family == "bare merge"]
+    bare = rows[rows.family == "lam: bare"]
     best = line.loc[line.score.idxmax()]
-    return f"{best.models:.2f} models keep {best.score:.0%}; one bare merge keeps {bare.score.max():.0%}"
+    return f"{best.models:.2f} models keep {best.score:.0%},\none bare merge {bare.score.max():.0%} (dev)"
 
 def frontier(
     table: pd.DataFrame,   # of `frontier_table`
@@ -116,7 +116,7 @@ def frontier(
         size_axis(below, rows.models.max())
         ax.axhline(1, color=DARK, lw=.8, ls=":")
         ax.set_title(f"{group}: {message(rows)}", fontsize=9)
-        below.set_xlabel("size of the artefact, in models of 16 bits (log of what is beyond one)")
+        below.set_xlabel("models of 16 bits (log of what is beyond one)")
     axes[0, 0].set_ylabel(f"{metric}, of the experts'")
     axes[1, 0].set_ylabel("off-target")
     handles = {}
