@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import pad as pad_tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .models import end_of_sequence, prompts

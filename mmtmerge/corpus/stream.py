@@ -12,7 +12,7 @@ import os
 from collections import deque
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..core import atomic_dir, locked, read_json, sweep_partials, write_json
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .by_tensor import layer_counts

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .apply import Recipe, apply_to_model, fingerprint, merged_task_vectors, prepare
 from .task_vectors import require

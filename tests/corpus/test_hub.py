@@ -140,6 +140,7 @@ def test_a_copy_with_a_folder_a_split(tmp_path):
         load_split(str(tmp_path), "tam_Taml", "dev")
 
 
+@pytest.mark.slow
 def test_smoke_runs_on_it(tmp_path, copy):
     "The study's own stages read such a corpus by a change of values only; as in the paper, every weight is bfloat16."
     project = copy("study")

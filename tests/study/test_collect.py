@@ -78,6 +78,7 @@ def test_what_does_not_fit_is_refused(copy, tmp_path):
     assert said.returncode == 2 and "holds no results of profile smoke" in said.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_master_weights_make_other_experts(copy, dtype):
     "Next to float32 ones they are nothing, and everything fits."

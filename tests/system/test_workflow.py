@@ -1,4 +1,5 @@
 "The workflow with blank notebooks: no models, many kills."
+import pytest
 import os
 import random
 import subprocess
@@ -8,6 +9,7 @@ from conftest import mmtmerge
 from rebuilding import REBUILD, made, rebuild, rebuild_killed, start, to_do
 
 
+@pytest.mark.slow
 def test_blank_workflow_killed_and_continued(blank):
     "The workflow's own behaviour, with blank notebooks: no models, many kills."
     assert rebuild_killed(blank, times=4, longest=25) >= 3

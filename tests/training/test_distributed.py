@@ -184,6 +184,7 @@ def test_killed_and_resumed(project, alone, killed, began, sharding, devices, mo
     check_resumed(again, alone)
 
 
+@pytest.mark.slow
 def test_resumed_in_the_second_epoch(project, monkeypatch):
     "On two processes, with the examples that were still to come."
     spread(project, "ddp", 2, epochs=2)
@@ -267,6 +268,7 @@ for line; do :; done
 SLURM_NODEID=0 bash -c "$line" & SLURM_NODEID=1 bash -c "$line" && wait $!"""
 
 
+@pytest.mark.slow
 def test_two_nodes(project, alone, expert, tmp_path, monkeypatch):
     "With stand-ins for Slurm's programs: two nodes that are this machine."
     spread(project, "ddp", 1, nodes=2)
