@@ -1,10 +1,10 @@
 "The workflow with blank notebooks: no models, many kills."
-import pytest
 import os
 import random
 import subprocess
 import time
 
+import pytest
 from conftest import mmtmerge
 from rebuilding import REBUILD, made, rebuild, rebuild_killed, start, to_do
 
