@@ -21,7 +21,7 @@ ROOMS = [
     ("Repairing", ["repair/*"]),
     ("Probing", ["probe/*"]),
     ("Running", ["study/*", "study/stages/*", "cli"]),
-    ("Reporting", ["report/*", "report/sections/*"]),
+    ("Reporting", ["report/*", "report/sections/*", "plots"]),
 ]
 
 
