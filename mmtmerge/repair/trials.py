@@ -6,13 +6,14 @@
 __all__ = ['SCORES', 'Trunks', 'block_of', 'block_changes', 'block_rankings', 'block_similarity', 'rank_of', 'truncated', 'Parts',
            'Trials', 'owners_of', 'share_in_script', 'statistics_of']
 
-# %% ../../nbs/lib/repair/trials.ipynb #047ee37f
+# %% ../../nbs/lib/repair/trials.ipynb #ec6bb2cd
 import json
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from .. import metrics
 from ..merge.apply import Recipe, apply_to_tensor, merged_task_vectors
@@ -23,7 +24,7 @@ from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
 from .compose import encode_expert, size_in_models, switched, unify
 from .where import count_blocks, parse_rules, rules_text
 
-# %% ../../nbs/lib/repair/trials.ipynb #74c97007
+# %% ../../nbs/lib/repair/trials.ipynb #49c136fe
 class Trunks:
     "The trunks of one group, built when they are asked for; the last one is kept."
     def __init__(self,
@@ -66,7 +67,7 @@ class Trunks:
             self.built = {trunk: made}
         return self.built[trunk]
 
-# %% ../../nbs/lib/repair/trials.ipynb #a4fa9aa2
+# %% ../../nbs/lib/repair/trials.ipynb #3dee166f
 def block_of(name: str):   # number, or None outside of the blocks
     "The block that a parameter belongs to."
     numbers = [part for part in name.split(".") if part.isdigit()]
@@ -104,7 +105,7 @@ def block_rankings(
         found["least similar"] = [int(b) for b in np.argsort(similarity, kind="stable")]
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #5f3fc06c
+# %% ../../nbs/lib/repair/trials.ipynb #392d080c
 def block_similarity(
     features: list,   # of every expert: (depths, sentences, hidden), depths: embeddings, each block, final norm
 ) -> np.ndarray:      # (blocks,)
@@ -117,7 +118,7 @@ def block_similarity(
         found.append(pairs[upper].mean())
     return np.array(found)
 
-# %% ../../nbs/lib/repair/trials.ipynb #cf2c79fa
+# %% ../../nbs/lib/repair/trials.ipynb #cc9356c8
 def rank_of(rules: list):   # of Rule; -> r, or None
     "The rank, where all parts are of low rank."
     ranks = {rule.hyper["r"] for rule in rules if rule.part == "low_rank"}
@@ -136,7 +137,7 @@ def truncated(
         found[name] = dict(B=stored["B"][:, :r].contiguous(), A=stored["A"][:r].contiguous())
     return found
 
-# %% ../../nbs/lib/repair/trials.ipynb #5891001e
+# %% ../../nbs/lib/repair/trials.ipynb #e4b64e51
 class Parts:
     "What every direction keeps; for the trunk and the rules that were asked for last."
     def __init__(self,
@@ -168,7 +169,7 @@ class Parts:
             made = {d: truncated(parts, r) for d, parts in made.items()}
         return made, shared
 
-# %% ../../nbs/lib/repair/trials.ipynb #dc36f356
+# %% ../../nbs/lib/repair/trials.ipynb #401ddca0
 class Trials:
     "Measures candidates with one resident model. Raises UserError if the file is another study's."
     def __init__(self,
@@ -198,60 +199,68 @@ class Trials:
                 f"{self.file} holds measurements of other models, sentences or settings: remove it")
         return {line["name"]: line for line in lines}
 
-    def weights(self, candidate: Candidate) -> tuple:
-        "(direction -> function that gives the weights by name, size in models)."
-        trunk, experts = candidate.trunk, self.trunks.experts
-        if trunk.kind == EXPERTS:
-            return {d: dict for d in experts}, float(len(experts))
-        state = self.trunks[trunk]
-        if not candidate.rules:
-            return {d: dict for d in experts}, 1.
-        rules = parse_rules(candidate.rules)
-        parts, shared = self.parts.of(trunk, rules)
-        count = sum(t.numel() for t in state.values())
-        size = size_in_models(count, parts, shared)
-        owners = self.owners(candidate)
-        touched = {d: lambda own=parts[owners[d]]: switched(state, own, rules, shared) for d in experts}
-        return touched, size
+# %% ../../nbs/lib/repair/trials.ipynb #742e1dfb
+@patch
+def weights(self: Trials, candidate: Candidate) -> tuple:
+    "(direction -> function that gives the weights by name, size in models)."
+    trunk, experts = candidate.trunk, self.trunks.experts
+    if trunk.kind == EXPERTS:
+        return {d: dict for d in experts}, float(len(experts))
+    state = self.trunks[trunk]
+    if not candidate.rules:
+        return {d: dict for d in experts}, 1.
+    rules = parse_rules(candidate.rules)
+    parts, shared = self.parts.of(trunk, rules)
+    count = sum(t.numel() for t in state.values())
+    size = size_in_models(count, parts, shared)
+    owners = self.owners(candidate)
+    touched = {d: lambda own=parts[owners[d]]: switched(state, own, rules, shared) for d in experts}
+    return touched, size
 
-    def owners(self, candidate: Candidate) -> dict:   # direction -> direction
-        "Whose part every direction is given."
-        return owners_of(self.targets, candidate.swapped)
+@patch
+def owners(self: Trials, candidate: Candidate) -> dict:   # direction -> direction
+    "Whose part every direction is given."
+    return owners_of(self.targets, candidate.swapped)
 
-    @torch.no_grad()
-    def become(self, candidate: Candidate, direction: str, touched: dict):
-        "Give the resident model the weights of a candidate in one direction."
-        whole = self.trunks.experts[direction] if candidate.trunk.kind == EXPERTS else self.trunks[candidate.trunk]
-        for name, parameter in self.parameters.items():
-            parameter.copy_(touched.get(name, whole[name]))
+@patch
+@torch.no_grad()
+def become(self: Trials, candidate: Candidate, direction: str, touched: dict):
+    "Give the resident model the weights of a candidate in one direction."
+    whole = self.trunks.experts[direction] if candidate.trunk.kind == EXPERTS else self.trunks[candidate.trunk]
+    for name, parameter in self.parameters.items():
+        parameter.copy_(touched.get(name, whole[name]))
 
-    def measure(self, candidate: Candidate) -> dict:
-        "Translate dev in all directions; what was measured before is not done again."
-        if candidate.name not in self.measured:
-            self.keep(candidate, *self.statistics(candidate))
-        return self.measured[candidate.name]
+# %% ../../nbs/lib/repair/trials.ipynb #3709212d
+@patch
+def measure(self: Trials, candidate: Candidate) -> dict:
+    "Translate dev in all directions; what was measured before is not done again."
+    if candidate.name not in self.measured:
+        self.keep(candidate, *self.statistics(candidate))
+    return self.measured[candidate.name]
 
-    def statistics(self, candidate: Candidate) -> tuple:
-        "(direction -> statistics and faults, size in models)."
-        weights, size = self.weights(candidate)
-        owners, found = self.owners(candidate), {}
-        for direction, touched in weights.items():
-            self.become(candidate, direction, touched())
-            made = self.translate(direction, candidate.keep)
-            found[direction] = statistics_of(made, self.lines[direction], self.targets[direction])
-            if candidate.swapped:
-                owner = self.targets[owners[direction]]
-                found[direction]["owner_script"] = share_in_script(made.texts, owner.script)
-        return found, size
+@patch
+def statistics(self: Trials, candidate: Candidate) -> tuple:
+    "(direction -> statistics and faults, size in models)."
+    weights, size = self.weights(candidate)
+    owners, found = self.owners(candidate), {}
+    for direction, touched in weights.items():
+        self.become(candidate, direction, touched())
+        made = self.translate(direction, candidate.keep)
+        found[direction] = statistics_of(made, self.lines[direction], self.targets[direction])
+        if candidate.swapped:
+            owner = self.targets[owners[direction]]
+            found[direction]["owner_script"] = share_in_script(made.texts, owner.script)
+    return found, size
 
-    def keep(self, candidate: Candidate, found: dict, size: float):
-        "Append what was measured to the file."
-        line = dict(name=candidate.name, models=size, directions={str(d): made for d, made in found.items()})
-        with open(self.file, "a", encoding="utf-8") as f:
-            f.write("\n" + json.dumps(line, ensure_ascii=False))
-        self.measured[candidate.name] = line
+@patch
+def keep(self: Trials, candidate: Candidate, found: dict, size: float):
+    "Append what was measured to the file."
+    line = dict(name=candidate.name, models=size, directions={str(d): made for d, made in found.items()})
+    with open(self.file, "a", encoding="utf-8") as f:
+        f.write("\n" + json.dumps(line, ensure_ascii=False))
+    self.measured[candidate.name] = line
 
-# %% ../../nbs/lib/repair/trials.ipynb #d0dee01c
+# %% ../../nbs/lib/repair/trials.ipynb #e82e1a4b
 def owners_of(
     targets: dict,   # direction -> Language
     swapped: bool,
@@ -271,7 +280,7 @@ def share_in_script(
     "Share of texts most of whose letters belong to a script."
     return float(np.mean([metrics.in_script(text, script) >= .5 for text in texts]))
 
-# %% ../../nbs/lib/repair/trials.ipynb #0e250715
+# %% ../../nbs/lib/repair/trials.ipynb #709e2305
 SCORES = ("BLEU", "chrF2")
 
 def statistics_of(

@@ -9,7 +9,7 @@ __all__ = ['REPAIRS', 'SEARCH', 'REPAIR_SETTINGS', 'REPAIR', 'REPAIR_TEST', 'TRA
            'trained_inputs', 'trained_cost', 'one_joined_group', 'joined_groups', 'trained_key', 'trained', 'on_dev',
            'frontier', 'confusion']
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #2f4a799e
+# %% ../../../nbs/lib/study/stages/repair.ipynb #44bbb366
 from ...repair import candidates
 from ...repair.candidates import all_families, differing_targets, joint_moments, points
 from ...settings import ALL, JOINT, Study, System, known_name
@@ -18,7 +18,7 @@ from ..declaration import Run, Stage, report
 from .mountdoom import BASE_STAGE, CORPUS, DECODING, OPTIMISER, TRANSLATE
 from .mountdoom import covering, expert, merge, one_direction, own_ends, snapshot_or_none
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #f21f3480
+# %% ../../../nbs/lib/study/stages/repair.ipynb #6d0b4e88
 def repair_groups(study: Study) -> list:
     "The groups that are repaired: those of the study, and all directions."
     return list(dict.fromkeys([*study.groups, ALL]))
@@ -26,7 +26,7 @@ def repair_groups(study: Study) -> list:
 def one_repair_group(study: Study, value: str):
     known_name(value, repair_groups(study), "group")
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #28396e2e
+# %% ../../../nbs/lib/study/stages/repair.ipynb #ee1c8376
 REPAIRS = "repair_from repair_lines repair_lams repair_ranks repair_blocks"
 SEARCH = "batch_size snapshots methods groups grid_engine dare_seed bootstrap eval_pairs"
 REPAIR_SETTINGS = f"{CORPUS} {DECODING} {SEARCH} {REPAIRS}"
@@ -68,6 +68,7 @@ def host_gb(machine, members: list) -> float:
     "Base, experts, trunk and resident model; a merged task vector; parts of all directions."
     return (len(members) + 3) * machine.weights + machine.full + len(members) / 3 * machine.weights
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #8c84f192
 def repair_cost(machine, params: dict) -> dict:
     "The cost of a run on dev: translations of all candidates, and a decomposition for every trunk and rule."
     study = machine.study
@@ -92,7 +93,7 @@ def repaired(study: Study, group: str, snapshot: str = "") -> Run:
     "The run that tries repairs of a group."
     return REPAIR.run(group=group, snapshot=snapshot)
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #a716ef9d
+# %% ../../../nbs/lib/study/stages/repair.ipynb #d10f12b6
 def test_inputs(study: Study, params: dict) -> list:
     return [*group_models(study, params["group"]), repaired(study, params["group"])]
 
@@ -116,7 +117,7 @@ def on_devtest(study: Study) -> list:
     "The runs on devtest."
     return [REPAIR_TEST.run(group=group) for group in repair_groups(study)]
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #3ef5685f
+# %% ../../../nbs/lib/study/stages/repair.ipynb #2827d111
 def trained_inputs(study: Study, params: dict) -> list:
     return [*group_models(study, params["group"]), repaired(study, params["group"])]
 
@@ -145,7 +146,7 @@ def trained(study: Study) -> list:
     "The runs that train parts."
     return [TRAINED.run(group=g, direction=d) for g in joined_groups(study) for d in study.groups[g]]
 
-# %% ../../../nbs/lib/study/stages/repair.ipynb #2f10f935
+# %% ../../../nbs/lib/study/stages/repair.ipynb #0c123831
 def on_dev(study: Study) -> list:
     "The runs on dev: every group, and earlier moments of those that share a side and differ in the other."
     grown = [repaired(study, g, at) for g in joined_groups(study) for at in study.snapshots()]
