@@ -95,6 +95,7 @@ def test_master_weights_make_other_experts(copy, dtype):
         ), said.stdout
 
 
+@pytest.mark.slow
 def test_one_direction_of_a_translation_and_of_a_probe(copy):
     "They are taken, and the rest of their group is made by direction; a group that has begun as one stays one."
     here = blank(copy, "here")

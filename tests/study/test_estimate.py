@@ -184,6 +184,7 @@ def test_without_its_gpus_nothing_starts(project, monkeypatch):
     assert not list(project.glob("outputs/*/runs/*"))
 
 
+@pytest.mark.slow
 def test_hours_of_gpus_are_not_spent_unasked(blank, monkeypatch):
     "Experts that a changed notebook makes out of date are named and kept, until they are given up."
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -195,7 +196,7 @@ def test_hours_of_gpus_are_not_spent_unasked(blank, monkeypatch):
     again = ["rebuild", "finetune", "--profile", "smoke", "--cores", "32"]
     assert mmtmerge(blank, *again).returncode == 0  # nothing is lost by making what is not there
     times = {p: p.stat().st_mtime_ns for p in blank.glob("outputs/smoke/runs/finetune/*/result.json")}
-    first, second, *_ = sorted(times, key=times.get)
+    first, second = sorted((p for p in times if "joint" not in p.parent.name), key=times.get)
     assert (second.parent / "run.lock").stat().st_mtime_ns > times[
         first
     ]  # one GPU: they did not run at the same time

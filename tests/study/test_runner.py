@@ -136,7 +136,7 @@ def test_text_stays_text_and_is_recorded(blank):
         "inputs",
     } <= set(made)
     installed = {p for p in provenance.PACKAGES if p in importlib.metadata.packages_distributions()}
-    assert made["versions"].keys() == installed | {"python"} and "datasets" in installed
+    assert made["versions"].keys() == installed | {"python", "mmtmerge"} and "datasets" in installed
     assert "reused" in mmtmerge(blank, *words).stdout
 
 

@@ -141,6 +141,7 @@ def test_no_number_in_a_file_name_is_read():
     assert not [n for n in names if re.match(r"\d", n)]
 
 
+@pytest.mark.slow
 def test_results_of_other_code_are_accepted_by_name_only(blank):
     "After a refactoring: same settings and data, another code digest. Reports say what they rest on."
     rebuild = ["rebuild", "report/grid", "--profile", "smoke", "--cores", "2"]

@@ -67,6 +67,7 @@ def test_tokens_of_a_corpus_on_disk_stay_there(alone):
     assert list(Path(alone.folder).glob("trainer/tokens/*.arrow"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sharding, devices, checkpointing",
     [("ddp", 2, 0), pytest.param("fsdp", 2, 0, marks=slow), ("fsdp", 2, 1), ("none", 1, 1)],
@@ -251,6 +252,7 @@ if os.environ.get("RANK") == "0" and not marker.exists():
 """
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_dies_of_a_fault_is_started_again(project, alone, expert, tmp_path, monkeypatch):
     "Once; the launcher's log says so."
     spread(project, "ddp", 2)

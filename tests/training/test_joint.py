@@ -312,6 +312,7 @@ def run(project, direction):
     return mmtmerge(project, "run", "finetune", "-p", "profile=smoke", "-p", f"direction={direction}")
 
 
+@pytest.mark.slow
 def test_what_a_group_is_matters_to_joint_models_only(blank):
     assert mmtmerge(blank, "run", "base", "-p", "profile=smoke").returncode == 0
     for direction in ("en-hi", "joint:bi-hi"):
