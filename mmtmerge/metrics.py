@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'signature', 'signatures', 'check_tokeniser', 'tokenisers', 'sentence_stats', 'corpus_score',
-           'bootstrap_weights', 'bootstrap', 'interval', 'summary', 'score', 'in_script', 'compression', 'diagnose',
-           'diagnosis']
+           'bootstrap_weights', 'resamples', 'bootstrap', 'interval', 'summary', 'score', 'in_script', 'compression',
+           'diagnose', 'diagnosis']
 
 # %% ../nbs/lib/metrics.ipynb #ba51c9b6
 import functools
@@ -115,6 +115,16 @@ def bootstrap_weights(
     "Resamples with replacement, as counts."
     generator = np.random.default_rng(seed)
     return generator.multinomial(n, np.full(n, 1 / n), size=resamples)
+
+# %% ../nbs/lib/metrics.ipynb #e1563e8b
+@functools.lru_cache
+def resamples(
+    n: int,       # sentences
+    count: int,   # of resamples
+    seed: int,
+) -> np.ndarray:  # (1 + count, n): first the sentences as they are
+    "How often each sentence counts in each resample, the whole sample before them."
+    return np.vstack([np.ones((1, n), int), bootstrap_weights(n, count, seed)])
 
 # %% ../nbs/lib/metrics.ipynb #928ac997
 def bootstrap(

@@ -8,6 +8,7 @@ __all__ = ['NEWLINES', 'NEWLINE_BYTE', 'WITHOUT_SPACES', 'stop_tokens', 'source_
 
 # %% ../nbs/lib/translate.ipynb #9c54a1be
 import os
+import re
 import time
 from dataclasses import dataclass
 
@@ -35,8 +36,6 @@ def stop_tokens(
     return sorted(stops)
 
 # %% ../nbs/lib/translate.ipynb #195ca3e2
-import re
-
 WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'JOINT_POINT', 'frontier_rows', 'frontier_table', 'Repaired', 'sides_of_group', 'point_rows', 'mean_fault',
-           'against_joint', 'repaired_table', 'confusion_row', 'confusion_table', 'percent', 'cell', 'headline']
+           'against_joint', 'repaired_table', 'confusion_row', 'confusion_table', 'cell', 'headline']
 
 # %% ../../nbs/lib/report/frontier.ipynb #81f0f76d
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError
+from .quoted import share
 from .results import Results, mean_over_directions, ratio, read_sentences, resampled, summary
 from ..settings import Study, System
 
@@ -69,7 +70,6 @@ class Repaired:
 
     def sentences(self, group: str, point: str):   # Path
         "The sentences of a point."
-        self.record(group, point)
         return self.study.result("repair-test", group).with_name(f"{point}.parquet")
 
     def check_pairs(self, group: str, point: str, path, direction: str):
@@ -183,12 +183,6 @@ def confusion_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/report/frontier.ipynb #5ad1fee6
-def percent(
-    row,      # score, ci_low, ci_high
-) -> str:
-    "A retention with its interval, in per cent."
-    return f"{100 * row['score']:.0f} % [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
-
 def cell(table: pd.DataFrame, **where):
     "The one row of a table with some values."
     found = table
@@ -203,5 +197,5 @@ def headline(
     "What one folder keeps, beside the bare merge and the joint model."
     rows = table[(table.group == group) & (table.side == "all") & (table.metric == "chrF2")].set_index("point")
     best = rows.loc["recommended"]
-    told = [f"{name} {percent(rows.loc[name])}" for name in ("bare", "bare-script", "joint") if name in rows.index]
-    return f"{group}: {best.candidate}, {best.models:.2f} models, keeps {percent(best)}; {'; '.join(told)}."
+    told = [f"{name} {share(rows.loc[name])}" for name in ("bare", "bare-script", "joint") if name in rows.index]
+    return f"{group}: {best.candidate}, {best.models:.2f} models, keeps {share(best)}; {'; '.join(told)}."

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REPAIRS', 'SEARCH', 'REPAIR_SETTINGS', 'REPAIR', 'REPAIR_TEST', 'TRAINED', 'FRONTIER', 'CONFUSION', 'STAGES',
            'repair_groups', 'one_repair_group', 'group_models', 'repair_inputs', 'repair_key', 'tried', 'host_gb',
-           'repair_cost', 'measurements', 'repaired', 'test_inputs', 'test_cost', 'sentences_of', 'on_devtest',
-           'trained_inputs', 'trained_cost', 'one_joined_group', 'joined_groups', 'trained_key', 'trained', 'on_dev',
-           'frontier', 'confusion']
+           'repair_cost', 'measurements', 'repaired', 'after_dev', 'test_cost', 'sentences_of', 'on_devtest',
+           'trained_cost', 'one_joined_group', 'joined_groups', 'trained_key', 'trained', 'on_dev', 'frontier',
+           'confusion']
 
 # %% ../../../nbs/lib/study/stages/repair.ipynb #44bbb366
 from ...repair import candidates
@@ -94,7 +94,8 @@ def repaired(study: Study, group: str, snapshot: str = "") -> Run:
     return REPAIR.run(group=group, snapshot=snapshot)
 
 # %% ../../../nbs/lib/study/stages/repair.ipynb #d10f12b6
-def test_inputs(study: Study, params: dict) -> list:
+def after_dev(study: Study, params: dict) -> list:
+    "A group's models, and what dev has chosen."
     return [*group_models(study, params["group"]), repaired(study, params["group"])]
 
 def test_cost(machine, params: dict) -> dict:
@@ -110,7 +111,7 @@ def sentences_of(study: Study, params: dict) -> list:
 
 REPAIR_TEST = Stage(
     "repair-test", "runs/repair/test", settings=f"{REPAIR_SETTINGS} test_lines",
-    named_by=dict(group=one_repair_group), inputs=test_inputs, splits=("devtest",),
+    named_by=dict(group=one_repair_group), inputs=after_dev, splits=("devtest",),
     files=sentences_of, gpus="one", cost=test_cost)
 
 def on_devtest(study: Study) -> list:
@@ -118,9 +119,6 @@ def on_devtest(study: Study) -> list:
     return [REPAIR_TEST.run(group=group) for group in repair_groups(study)]
 
 # %% ../../../nbs/lib/study/stages/repair.ipynb #2827d111
-def trained_inputs(study: Study, params: dict) -> list:
-    return [*group_models(study, params["group"]), repaired(study, params["group"])]
-
 def trained_cost(machine, params: dict) -> dict:
     "An adapter costs about what its expert costs; nothing of it stays."
     return cost.finetune(machine, dict(direction=params["direction"])) | dict(disk_gb=0, passing_gb=machine.weights)
@@ -139,7 +137,7 @@ TRAINED = Stage(
     "repair-trained", "runs/repair/trained",
     settings=f"{CORPUS} {OPTIMISER} {DECODING} train_pairs eval_pairs grid_engine dare_seed bootstrap {REPAIRS} "
              "repair_lora_lr",
-    named_by=dict(group=one_joined_group, direction=one_direction), key=trained_key, inputs=trained_inputs,
+    named_by=dict(group=one_joined_group, direction=one_direction), key=trained_key, inputs=after_dev,
     splits=("train", "dev"), gpus="one", cost=trained_cost)
 
 def trained(study: Study) -> list:
