@@ -523,6 +523,7 @@ def load(
     languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
     for key in LISTS:
         values[key] = as_list(values[key])
+    values["repair_whole"] = values["repair_whole"].split()
     values["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
     codes = [study["pivot"], *languages]
     described = named_sections("language")

@@ -86,7 +86,7 @@ LOW_RANK, LOW_RANK_ALL, WHOLE = "projections=low_rank({})", "all=low_rank({})", 
 
 FAMILIES = (
     Family("low rank on the merge", MERGE, LOW_RANK, "repair_ranks", core=True),
-    Family("low rank on the merge, script", MERGE, LOW_RANK, "repair_ranks", "script", True, PARTS_SCRIPT),
+    Family("low rank on the merge, script", MERGE, LOW_RANK, "repair_ranks", "script", contest=PARTS_SCRIPT),
     Family("low rank on the base", BASE, LOW_RANK, "repair_ranks", core=True),
     Family("low rank on the joint model", JOINT, LOW_RANK, "repair_ranks", core=True),
     Family("low rank everywhere", MERGE, LOW_RANK_ALL, "repair_ranks"),
@@ -170,10 +170,10 @@ def contests(
     found = {BARE: contest(study, BARE, MERGE), PARTS: contest(study, PARTS, MERGE, low)}
     if differing:
         found[BARE_SCRIPT] = contest(study, BARE_SCRIPT, MERGE, keep=SCRIPT)
-        found[PARTS_SCRIPT] = contest(study, PARTS_SCRIPT, MERGE, low, SCRIPT)
         found |= {f"{method}, script": scaled(study, method, hyper) for method, hyper in chosen.items()}
     if whole:
         late = WHOLE.format(f"last({study.p.repair_blocks[0]})")
+        found[PARTS_SCRIPT] = contest(study, PARTS_SCRIPT, MERGE, low, SCRIPT)
         found[PARTS_ALL] = contest(study, PARTS_ALL, MERGE_ALL, everywhere)
         found[BLOCKS] = contest(study, BLOCKS, MERGE, late)
     return found
@@ -259,7 +259,9 @@ def all_families(
     study: Study,
     group: str,
 ) -> bool:
-    "Whether every family is tried: where a joint model is the measure and targets differ."
+    "Whether every family is tried: in groups of `repair_whole` with a joint model whose targets differ."
+    if group not in study.p.repair_whole:
+        return False
     return bool(joint_moments(study, group)) and differing_targets(study.members(JOINT_NAME + group))
 
 # %% ../../nbs/lib/repair/candidates.ipynb #53de73bb
@@ -277,7 +279,9 @@ def points(
         return found
     found += ["bare-script", "experts-script", "base-script"]
     if joint:
-        found += ["parts-script", "joint-script"]
+        found.append("joint-script")
+    if all_families(study, group):
+        found.append("parts-script")
     if group in study.groups:
         found += [f"{method}-script" for method in study.methods[1:]]
     return found

@@ -63,31 +63,42 @@ class Repaired:
 
     def draws(self, group: str, point: str, direction: str, metric: str) -> np.ndarray:   # (1 + resamples,)
         "Score and resamples of a point in one direction."
-        path = self.sentences(group, point)
-        self.check_pairs(group, point, path, direction)
-        p = self.study.p
+        path, p = self.sentences(group, point), self.study.p
+        self.check_pairs(group, point, direction)
         return resampled(path, path.stat().st_mtime_ns, str(direction), metric, p.bootstrap, p.seed, ())
 
     def sentences(self, group: str, point: str):   # Path
         "The sentences of a point."
         return self.study.result("repair-test", group).with_name(f"{point}.parquet")
 
-    def check_pairs(self, group: str, point: str, path, direction: str):
+    def ids(self, group: str, point: str, direction: str) -> tuple:
+        "The sentences of a direction, in their order."
+        path = self.sentences(group, point)
+        frame = read_sentences(path, path.stat().st_mtime_ns)
+        return tuple(frame[frame.direction == direction].id)
+
+    def check_pairs(self, group: str, point: str, direction: str):
         "Raises UserError where a point was translated otherwise than its expert, or other sentences."
         made = self.results.read("repair-test", group)["result"]
         self.results.check_engine(f"{group}, {point}", made)
-        frame = read_sentences(path, path.stat().st_mtime_ns)
-        ids = list(frame[frame.direction == direction].id)
-        if ids != list(self.results.translation(System(expert=direction), direction).sentences.id):
-            raise UserError(f"{path}: {direction} has other sentences than its expert: run repair-test/{group} again")
+        known = self.results.translation(System(expert=direction), direction).sentences.id
+        if not set(self.ids(group, point, direction)) <= set(known):
+            raise UserError(f"{self.sentences(group, point)}: {direction} has sentences that its expert has not "
+                            f"translated: run repair-test/{group} again")
 
-    def expert(self, direction: str, metric: str) -> np.ndarray:
-        "Score and resamples of a direction's own expert."
-        return self.results.draws(System(expert=direction), direction, metric)
+    def of_study(self, system: System, group: str, point: str, direction: str, metric: str) -> np.ndarray:
+        "Score and resamples of a system of the main study, on the sentences of a point."
+        return self.results.draws(system, direction, metric, self.ids(group, point, direction))
+
+    def expert(self, group: str, point: str, direction: str, metric: str) -> np.ndarray:
+        "Those of a direction's own expert."
+        return self.of_study(System(expert=direction), group, point, direction, metric)
 
     def retention(self, group: str, point: str, directions: list, metric: str) -> np.ndarray:
         "Mean over directions of the point over the expert."
-        kept = [ratio(self.draws(group, point, d, metric), self.expert(d, metric)) for d in directions]
+        kept = []
+        for d in directions:
+            kept.append(ratio(self.draws(group, point, d, metric), self.expert(group, point, d, metric)))
         return mean_over_directions(kept)
 
 # %% ../../nbs/lib/report/frontier.ipynb #acb49886
@@ -153,8 +164,8 @@ def confusion_row(
     "A merge under free decoding, and in the target's script."
     system, free = System(group, method), []
     for d in directions:
-        merged = repaired.results.draws(system, d, metric)
-        free.append(ratio(merged, repaired.expert(d, metric)))
+        merged = repaired.of_study(system, group, point, d, metric)
+        free.append(ratio(merged, repaired.expert(group, point, d, metric)))
     free = mean_over_directions(free)
     script = repaired.retention(group, point, directions, metric)
     base = repaired.retention(group, "base-script", directions, metric)

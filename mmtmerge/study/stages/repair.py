@@ -27,7 +27,7 @@ def one_repair_group(study: Study, value: str):
     known_name(value, repair_groups(study), "group")
 
 # %% ../../../nbs/lib/study/stages/repair.ipynb #ee1c8376
-REPAIRS = "repair_from repair_lines repair_lams repair_ranks repair_blocks"
+REPAIRS = "repair_from repair_lines repair_lams repair_ranks repair_blocks repair_whole"
 SEARCH = "batch_size snapshots methods groups grid_engine dare_seed bootstrap eval_pairs"
 REPAIR_SETTINGS = f"{CORPUS} {DECODING} {SEARCH} {REPAIRS}"
 
@@ -102,7 +102,7 @@ def test_cost(machine, params: dict) -> dict:
     "Translations of devtest by every point."
     members = machine.study.members(JOINT + params["group"])
     count = len(points(machine.study, params["group"]))
-    flops = count * cost.forward_flops(machine.shape, *cost.decoded_tokens(machine, members, machine.p.test_lines))
+    flops = count * cost.forward_flops(machine.shape, *cost.decoded_tokens(machine, members, machine.p.repair_test_lines))
     return dict(flops=flops, seconds=flops / machine.operations("decode_mfu"),
                 **cost.memory(machine, cost.decoding_gb(machine, members), host_gb(machine, members)))
 
@@ -110,7 +110,7 @@ def sentences_of(study: Study, params: dict) -> list:
     return [f"{point}.parquet" for point in points(study, params["group"])]
 
 REPAIR_TEST = Stage(
-    "repair-test", "runs/repair/test", settings=f"{REPAIR_SETTINGS} test_lines",
+    "repair-test", "runs/repair/test", settings=f"{REPAIR_SETTINGS} repair_test_lines",
     named_by=dict(group=one_repair_group), inputs=after_dev, splits=("devtest",),
     files=sentences_of, gpus="one", cost=test_cost)
 
