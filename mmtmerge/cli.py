@@ -11,11 +11,13 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'Checkpoint', 'AnyDirection', 'TextFile', 'TextOut', 'KeepScript', 'FirstTokens', 'SourceTokens',
            'EngineName', 'Batch', 'Prompt', 'Quiet', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile',
            'OrderSeed', 'ShowCommand', 'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain',
-           'print_version', 'options', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options',
-           'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice',
-           'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate',
-           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
-           'expert_runs', 'train', 'finetune', 'overlap', 'collect', 'leave', 'main']
+           'LANGUAGE_EXAMPLE', 'Code', 'LanguageName', 'TrainFile', 'DevFile', 'DevtestFile', 'CorpusFolder',
+           'NewProfile', 'LikeProfile', 'ScriptName', 'FloresName', 'ShowAddition', 'languages', 'print_version',
+           'options', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed',
+           'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand',
+           'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate', 'list_names', 'rebuild',
+           'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train',
+           'finetune', 'add', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import inspect
@@ -735,6 +737,54 @@ def finetune(
     if yes:
         os.environ["MMTMERGE_YES"] = "1"
     tell(*train(direction, profile, seed))
+
+# %% ../nbs/lib/cli.ipynb #e35c0280
+LANGUAGE_EXAMPLE = (
+    "Example: mmtmerge language add kn --name Kannada --train pairs.tsv --dev dev.tsv --devtest devtest.tsv --dry-run"
+)
+Code = Annotated[str, typer.Argument(help="Its code, as in the files' columns: kn.")]
+LanguageName = Annotated[str, typer.Option("--name", help="As the prompt calls it: Kannada.")]
+TrainFile = Annotated[Path, typer.Option(
+    "--train", help="Pairs to train on: .tsv or .jsonl (also .xz) with the columns en and the language's code.")]
+DevFile = Annotated[Path, typer.Option(
+    "--dev", help="Sentences to select on; those without a translation are left out.")]
+DevtestFile = Annotated[Path, typer.Option("--devtest", help="Sentences to report on.")]
+CorpusFolder = Annotated[Path, typer.Option(
+    "--corpus", help="Folder to write into, new or with other languages. Default: corpus-CODE.")]
+NewProfile = Annotated[str, typer.Option("--profile", help="Profile to write. Default: the language's name.")]
+LikeProfile = Annotated[str, typer.Option("--like", help="Profile whose values it takes, as far as the data reach.")]
+ScriptName = Annotated[str, typer.Option(
+    "--script", help="First word of its letters' Unicode names. Default: as the sentences are written.")]
+FloresName = Annotated[str, typer.Option("--flores", help="Its name in FLORES+, only for that test set: kan_Knda.")]
+ShowAddition = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the sections and stop.")]
+
+languages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Add a language to the study.")
+app.add_typer(languages, name="language")
+
+@languages.command(epilog=LANGUAGE_EXAMPLE)
+def add(
+    code: Code,
+    name: LanguageName,
+    train: TrainFile,
+    dev: DevFile,
+    devtest: DevtestFile,
+    corpus: CorpusFolder = None,
+    profile: NewProfile = "",
+    like: LikeProfile = "laptop",
+    script: ScriptName = "",
+    flores: FloresName = "",
+    dry_run: ShowAddition = False,
+):
+    "Check the sentences of a language, write its corpus, its section and a profile; nothing that exists is changed."
+    from mmtmerge.corpus import adding     # pandas: not before it is needed
+    addition = adding.plan_language(code, name, train, dev, devtest, corpus, profile, like, script, flores)
+    typer.echo("\n".join(addition.notes) + "\n" + addition.settings)
+    if dry_run:
+        return typer.echo("nothing was written")
+    adding.write_language(addition)
+    typer.echo(f"written: {', '.join(addition.tables)} in {addition.folder}; the sections above in settings.ini")
+    typer.echo(adding.CONSEQUENCES.format(name=name))
+    typer.echo(f"next: mmtmerge rebuild --profile {addition.profile} --dry-run")
 
 # %% ../nbs/lib/cli.ipynb #4c1e10c9
 @app.command(epilog="Example: mmtmerge overlap --profile paper --pairs 100000")

@@ -55,7 +55,9 @@ def parse_command(words):
     from mmtmerge.cli import app
     known = typer.main.get_command(app).commands
     assert words[0] in known, f"no command {words[0]}"
-    command = known[words[0]]
+    command, *words = known[words[0]], *words
+    if hasattr(command, "commands"):
+        command, *words = command.commands[words[1]], *words[1:]
     if "--help" in words:
         return []
     with command.make_context(words[0], list(words[1:])) as context:

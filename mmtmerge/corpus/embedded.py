@@ -171,6 +171,14 @@ def _training_names(self: Corpus, language: str) -> list:
     kinds = ["train", "train-wide"] if self.wide else ["train"]
     return [f"{kind}.{self.pivot}-{language}" for kind in kinds]
 
+# %% ../../nbs/lib/corpus/embedded.ipynb #0cf77b9c
+@patch
+def _test_file(self: Corpus, split: str, language: str = "") -> Path:
+    "The file of a split: the language's own, or the one that holds all languages."
+    own = f"{split}.{self.pivot}-{language}"
+    has_own = any((self.folder / f"{own}{form}").is_file() for form in FORMS)
+    return find(self.folder, own if has_own else split)
+
 # %% ../../nbs/lib/corpus/embedded.ipynb #6ed407e7
 @patch
 def train(
@@ -206,7 +214,7 @@ def test(
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: {nearest(split, SPLITS)}")
     source, target, language = self.sides(direction)
-    path = find(self.folder, split)
+    path = self._test_file(split, language)
     lines = read_table(path, ["id", self.pivot, language], numbers=["id"])
     repeated = lines.id[lines.id.duplicated()]
     if len(repeated):
@@ -220,10 +228,10 @@ def test(
 @patch
 def paths(self: Corpus) -> list:   # files, in a fixed order
     "The files this corpus uses: its test sentences, then its pairs."
-    names = list(SPLITS)
-    for language in self.languages():
-        names += self._training_names(language)
-    return [find(self.folder, name) for name in names]
+    languages = self.languages()
+    tested = [self._test_file(split, language) for split in SPLITS for language in languages]
+    names = [name for language in languages for name in self._training_names(language)]
+    return [*dict.fromkeys(tested), *(find(self.folder, name) for name in names)]
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #4ac37fcc
 @patch
@@ -244,13 +252,10 @@ def texts(
     max_words: int = None,
 ):                           # yields str
     "Every sentence of every file."
+    shared = [l for l in self.languages() if self._test_file(SPLITS[0], l) == self._test_file(SPLITS[0])]
     for path in self.paths():
-        name = path.name.split(".")
-        if name[0] in SPLITS:
-            columns = [self.pivot, *self.languages()]
-        else:
-            pair = Direction.parse(name[1])
-            columns = [pair.source, pair.target]
+        pair = path.name.split(".")[1]
+        columns = pair.split("-") if "-" in pair else [self.pivot, *shared]
         lines = read_table(path, columns)
         kept = lines[within(lines[self.pivot], min_words, max_words)]
         yield from kept.to_numpy().ravel()

@@ -143,13 +143,14 @@ def sample_size(
     self: Results,
     pairs,          # (system, direction) pairs
 ) -> int:           # sentences
-    "Number of sentences; raises UserError where two systems translated different ones."
-    first, n = None, 0
+    "Number of sentences, at most; raises UserError where two systems translated different ones of a direction."
+    first, n = {}, 0
     for system, direction in pairs:
         ids = list(self.translation(system, direction).sentences.id)
-        first, n = first or ids, len(ids)
-        if ids != first:
-            raise UserError(f"{system} on {direction}: {n} sentences, not the {len(first)} "
+        others = first.setdefault(str(direction), ids)
+        n = max(n, len(ids))
+        if ids != others:
+            raise UserError(f"{system} on {direction}: {len(ids)} sentences, not the {len(others)} "
                             "of the other systems: run its translate stage again")
     return n
 

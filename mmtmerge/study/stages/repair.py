@@ -102,7 +102,8 @@ def test_cost(machine, params: dict) -> dict:
     "Translations of devtest by every point."
     members = machine.study.members(JOINT + params["group"])
     count = len(points(machine.study, params["group"]))
-    flops = count * cost.forward_flops(machine.shape, *cost.decoded_tokens(machine, members, machine.p.repair_test_lines))
+    blocks, logits = cost.decoded_tokens(machine, members, machine.p.repair_test_lines)
+    flops = count * cost.forward_flops(machine.shape, blocks, logits)
     return dict(flops=flops, seconds=flops / machine.operations("decode_mfu"),
                 **cost.memory(machine, cost.decoding_gb(machine, members), host_gb(machine, members)))
 

@@ -1,0 +1,100 @@
+"`mmtmerge language add`: what it writes, and what it refuses before anything is written."
+import pytest
+
+from conftest import REPO, mmtmerge
+from mmtmerge.core import UserError
+from mmtmerge.corpus import adding
+from mmtmerge.corpus.embedded import Corpus
+from mmtmerge.settings import load
+
+LINES = [
+    ("Open the file", "ಕಡತವನ್ನು ತೆರೆಯಿರಿ"),
+    ("Close the window", "ಅದನ್ನು ಮುಚ್ಚಿ"),
+    ("Save it all", ""),
+    ("A new file", "ಹೊಸ ಕಡತ"),
+]
+NUMBERS = dict.fromkeys(("train", "dev", "devtest"), [("Open the file", "123")] * 3)
+
+
+def table(path, lines=LINES, header="en\tkn"):
+    path.write_text("\n".join([header, *("\t".join(line) for line in lines)]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "A project without notebooks, and three files of a user."
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "settings.ini").write_text((REPO / "settings.ini").read_text(encoding="utf-8"), encoding="utf-8")
+    for kind in ("train", "dev", "devtest"):
+        table(tmp_path / f"{kind}.tsv")
+    monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(**more):
+    files = {kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")}
+    return adding.plan_language("kn", "Kannada", **files | more)
+
+
+def test_a_language_is_written_and_loads(project):
+    adding.write_language(planned())
+    study = load("kannada")
+    assert study.directions == ["kn-en", "en-kn"] and study.language("kn").script == "Kannada"
+    lines = Corpus.open(study.p.corpus).test("dev", "en-kn", study.p.eval_pairs)
+    assert sorted(lines.id) == ["2", "3", "5"] and "" not in set(lines.target)
+    assert load("laptop").directions == load("laptop").directions[:8], "other profiles are as they were"
+
+
+def test_beside_other_languages_each_uses_its_own_lines(project):
+    corpus = project / "both"
+    corpus.mkdir()
+    table(corpus / "train.en-hi.tsv", [("Open the file", "फ़ाइल खोलें")], "en\thi")
+    for split in ("dev", "devtest"):
+        table(corpus / f"{split}.tsv", [("1", "Open the file", "फ़ाइल खोलें")], "id\ten\thi")
+    before = {p.name: p.read_bytes() for p in corpus.iterdir()}
+    adding.write_language(planned(folder=corpus))
+    assert {name: (corpus / name).read_bytes() for name in before} == before
+    both = Corpus.open(corpus)
+    assert both.languages() == ["hi", "kn"]
+    assert len(both.test("dev", "hi-en")) == 1 and len(both.test("dev", "kn-en")) == 3
+    texts = list(both.texts())
+    assert len(texts) == 2 * (1 + 3 + 1 + 3 + 1 + 3) and "ಹೊಸ ಕಡತ" in texts
+
+
+@pytest.mark.parametrize(
+    "made, more, said",
+    [
+        ({}, dict(script="Kanada"), "did you mean 'Kannada'"),
+        ({}, dict(script="Tamil"), "of the letters are Kannada"),
+        ({}, dict(like="lap"), "did you mean 'laptop'"),
+        ({}, dict(profile="smoke"), "has a profile 'smoke' already"),
+        ({}, dict(train="none.tsv"), "none.tsv is no file that ends in"),
+        (dict(train=[("Open", "ತೆರೆ", "x")]), {}, "train.tsv, line 2: 3 columns where the header has 2"),
+        (dict(dev=[("", "ತೆರೆ")]), {}, "dev.tsv, line 2: 'en' is empty"),
+        (dict(dev=[("Open the file", ""), ("Close it", "")]), {}, "dev.tsv holds no line with both en and kn"),
+        (dict(dev=[("one two three four five six seven", "ತೆರೆ")] * 9), {}, "dev has 0 lines of 3 to 6 words"),
+        (NUMBERS, {}, "hold no letters"),
+    ],
+)
+def test_refused_before_anything_is_written(project, made, more, said):
+    for kind, lines in made.items():
+        table(project / f"{kind}.tsv", lines)
+    before = sorted(p.name for p in project.iterdir())
+    with pytest.raises(UserError, match=said):
+        planned(**more)
+    assert sorted(p.name for p in project.iterdir()) == before
+
+
+def test_the_command_shows_writes_and_refuses_a_second_time(project):
+    words = ["language", "add", "kn", "--name", "Kannada"]
+    for kind in ("train", "dev", "devtest"):
+        words += [f"--{kind}", f"{kind}.tsv"]
+    shown = mmtmerge(project, *words, "--dry-run")
+    assert shown.returncode == 0 and "[language kn]" in shown.stdout and "nothing was written" in shown.stdout
+    assert not (project / "corpus-kn").exists()
+    assert "1 without a translation are left out" in shown.stdout
+    assert mmtmerge(project, *words).returncode == 0
+    again = mmtmerge(project, *words)
+    assert again.returncode == 2 and "[language kn] already" in again.stderr and "Traceback" not in again.stderr
