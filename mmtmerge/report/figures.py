@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .layout import METHOD_LABELS, arrow
-from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, label_ends, subplots
+from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, subplots
 from ..settings import Study
 
 # %% ../../nbs/lib/report/figures.ipynb #e3356337
@@ -159,14 +159,14 @@ def growth(
     table = table[table.direction == AVERAGE]
     last = table.steps.max()
     for ax, metric in zip(axes[0], metrics):
-        ends = {}
+        ax.axhline(1, color=DARK, lw=1)
         by_group = table[table.metric == metric].groupby("group", sort=False)
         for i, (group, part) in enumerate(by_group):
             draw_growth(ax, part, i)
-            ends[study.topology(group)] = part.score.iloc[-1], COLORS[i]
-        ax.axhline(1, color=DARK, lw=1)
-        ax.set(title=metric, xlabel="fine-tuning steps", xlim=(0, 1.5 * last), ylim=(0, None))
-        label_ends(ax, ends, 1.04 * last)
+            end = part.iloc[-1]
+            ax.annotate(study.topology(group), (end.steps, end.ci_high), xytext=(0, 5), textcoords="offset points",
+                        color=COLORS[i], fontweight="bold", ha="center", va="bottom")
+        ax.set(title=metric, xlabel="fine-tuning steps", xlim=(0, 1.2 * last), ylim=(0, None))
     axes[0, 0].set_ylabel("retention")
     return fig
 
