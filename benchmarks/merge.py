@@ -19,6 +19,7 @@ What is assumed:
   not depend on size.
 - What Transformers expects of a config.json ours asks once and keeps in its cache, which begins empty here: "first" is
   a merge that must ask, the others find the answer.
+- "By layer": one parameter has a value at the first and one at the last layer, and lies between them elsewhere.
 - The floor reads every input and writes as many bytes as one output has, with one buffer in one thread.
 - "From disk": Task Arithmetic and the floor once more, with the inputs taken out of the page cache before each
   measurement, as a machine has them that has not just written them. Libraries and our cache stay warm.
@@ -62,6 +63,11 @@ METHODS = {  # with mergekit's parameters
     "sce": {"select_topk": 0.5},
     "dare_linear": {"weight": 1.0, "density": 0.3},
     "task_arithmetic": {"weight": 1.0, "lambda": 0.3},
+}
+BY_LAYER = {  # one parameter of each falls or rises over the layers
+    "ties": {"lambda": [0.2, 0.6]},
+    "sce": {"select_topk": [0.3, 0.7]},
+    "dare_linear": {"lambda": [0.2, 0.6]},
 }
 PAPER = ("--method", "ties", "--preset", "paper", "--K", 0.5, "--lam", 0.3)
 SHARES = {  # of the layers, for the scaling: start-up hides what a small model needs
@@ -112,12 +118,12 @@ def paper_command(family, out):
     return [*words, "--out", out]
 
 
-def mergekit_config(method, family, dtype):
+def mergekit_config(method, family, dtype, more):
     return {
         "merge_method": method,
         "base_model": str(family.base),
         "models": [{"model": str(expert)} for expert in family.experts],
-        "parameters": METHODS[method],
+        "parameters": METHODS[method] | more,
         "dtype": dtype,
         "out_dtype": "bfloat16",
     }
@@ -167,10 +173,12 @@ class Bench:
         untimed=0,
         cold=(),
         fresh=False,  # our cache begins empty each time
+        by_layer=False,  # with a parameter that changes over the layers
     ):
         "Merge with every tool."
         config = self.work / f"{method}.yml"
-        config.write_text(json.dumps(mergekit_config(method, family, self.options.dtype)))
+        more = BY_LAYER[method] if by_layer else {}
+        config.write_text(json.dumps(mergekit_config(method, family, self.options.dtype, more)))
 
         def command(tool):
             shutil.rmtree(self.out(tool), ignore_errors=True)
@@ -178,8 +186,8 @@ class Bench:
                 shutil.rmtree(self.cache, ignore_errors=True)
             return merge_command(tool, config, self.out(tool))
 
-        from_disk = ", from disk" if cold else ""
-        return self.each(f"{method}, {family}{from_disk}", command, tools, untimed, cold)
+        kind = ", by layer" * by_layer + ", from disk" * bool(cold)
+        return self.each(f"{method}, {family}{kind}", command, tools, untimed, cold)
 
     def merge_as_paper(self, family):
         "Our TIES with thresholds of whole models."
@@ -376,6 +384,15 @@ def measure_merges(bench, family, results):
     return merges
 
 
+def measure_by_layer(bench, family, results):
+    "Methods with a parameter that changes over the layers. Their outputs are compared by tests/merge/test_recipes.py."
+    merges = {}
+    for method in BY_LAYER:
+        if method in bench.options.methods:
+            merges[f"{method} by layer"] = set_apart(bench.merge(method, family, by_layer=True), results)
+    return merges
+
+
 def measure_basis(bench, family, files):
     "What merges are compared with: the floor, start-up, and merges that need little else."
     floor = measure_floor(bench, files, 2 * family.parameters)
@@ -410,6 +427,7 @@ def measure_all(work, options):
         from_disk = bench.merge("task_arithmetic", family, ["ours"], cold=files)
         results["task_arithmetic from disk"] = set_apart(from_disk, results)
     results["merges"] = measure_merges(bench, family, results)
+    results["by layer"] = measure_by_layer(bench, family, results)
     if "ties" in options.methods:
         results["ties of the paper"] = bench.merge_as_paper(family)
     if options.grid:

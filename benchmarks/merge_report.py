@@ -6,6 +6,7 @@ from tabulate import tabulate
 from measuring import listed  # beside this file
 
 LIMITS = {"ties": 8, "sce": 8, "dare_linear": 4, "grid": 40}  # times faster than mergekit
+LIMITS |= {"ties by layer": 12, "sce by layer": 10, "dare_linear by layer": 6}
 FLOORS = 2  # Task Arithmetic against the floor
 PEAK = 8  # 10^9 bytes, for 3b
 MET = {True: "yes", False: "NO", None: None}
@@ -30,7 +31,7 @@ HEADERS = (
 def judged_runs(results):
     "What has a limit -> tool -> its measurement."
     more = {what: results[what] for what in ("task_arithmetic from disk", "grid") if results[what]}
-    return results["merges"] | more
+    return results["merges"] | results["by layer"] | more
 
 
 def judge_ratio(what, runs):
