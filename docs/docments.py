@@ -53,6 +53,14 @@ def fields(obj):
     return lines
 
 
+def known_fields(obj):
+    "The fields of an object; none where its source is not at hand, as of what comes with Python."
+    try:
+        return fields(obj)
+    except OSError:
+        return []
+
+
 def summary(obj, lines):
     "The lines of a docstring as written, whatever it adds when it is shown."
     own = getattr(obj, "__doc__", None)
@@ -66,7 +74,7 @@ def describe(app, what, name, obj, options, lines):
         line, error = split_errors(line)
         text.append(restructured(line))
         errors += [error] if error else []
-    parameters = fields(obj) if what in ("function", "method", "class") else []
+    parameters = known_fields(obj) if what in ("function", "method", "class") else []
     lines[:] = [*text, "", *parameters, *errors, ""]
 
 
