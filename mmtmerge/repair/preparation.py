@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import nearest
+from ..core import hub_hint, nearest
 from ..merge.apply import Recipe
 from ..merge.checkpoint_checks import check_compatible, check_loads
 from ..merge.checkpoint_reader import Checkpoint
@@ -68,7 +68,7 @@ def find_trunk(
     require(not hyper, f"the trunk {trunk!r} is no merge: it takes no {', '.join(hyper)}")
     if trunk == "base":
         return Trunk(None, base, True)
-    known = nearest(trunk, ["base", *METHODS])
+    known = nearest(trunk, ["base", *METHODS]) + hub_hint(trunk)
     require(Path(trunk).is_dir(), f"the trunk {str(trunk)!r} is neither a folder nor a method: {known}")
     return Trunk(None, Checkpoint(trunk))
 
