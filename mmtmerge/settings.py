@@ -523,7 +523,8 @@ def load(
     languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
     for key in LISTS:
         values[key] = as_list(values[key])
-    values["repair_whole"] = values["repair_whole"].split()
+    for key in ("repair_whole", "repair_trained"):
+        values[key] = values[key].split()
     values["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
     codes = [study["pivot"], *languages]
     described = named_sections("language")

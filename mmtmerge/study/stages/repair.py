@@ -142,8 +142,9 @@ TRAINED = Stage(
     splits=("train", "dev"), gpus="one", cost=trained_cost)
 
 def trained(study: Study) -> list:
-    "The runs that train parts."
-    return [TRAINED.run(group=g, direction=d) for g in joined_groups(study) for d in study.groups[g]]
+    "The runs that train parts: of the directions of `repair_trained`."
+    pairs = [(g, d) for g in joined_groups(study) for d in study.groups[g]]
+    return [TRAINED.run(group=g, direction=d) for g, d in pairs if d in study.p.repair_trained]
 
 # %% ../../../nbs/lib/study/stages/repair.ipynb #0c123831
 def on_dev(study: Study) -> list:
