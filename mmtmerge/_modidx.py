@@ -2408,6 +2408,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'mmtmerge/report/sections/repair.py'),
                                                  'mmtmerge.report.sections.repair.context': ( 'lib/report/sections/repair.html#context',
                                                                                               'mmtmerge/report/sections/repair.py'),
+                                                 'mmtmerge.report.sections.repair.in_words': ( 'lib/report/sections/repair.html#in_words',
+                                                                                               'mmtmerge/report/sections/repair.py'),
                                                  'mmtmerge.report.sections.repair.kept': ( 'lib/report/sections/repair.html#kept',
                                                                                            'mmtmerge/report/sections/repair.py'),
                                                  'mmtmerge.report.sections.repair.places': ( 'lib/report/sections/repair.html#places',
