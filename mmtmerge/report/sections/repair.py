@@ -102,7 +102,8 @@ def context(quoted: Quoted) -> dict:
     groups = list(dict.fromkeys(repaired.group))
     return dict(of=of, joint=joint, models=fixed(best.models, 2), best=best.candidate,
                 told=in_words(best.candidate), points=points_table(repaired),
-                sentences=stored["sentences"][ALL],
+                lines=stored["sentences"][ALL],
+                begins=fixed(100 * best.ci_low, 1),
                 enough=above(repaired, ALL, "recommended"), groups=groups, looked_at=stored["looked_at"],
                 directions=len(quoted.study.directions), places=places(quoted.table("repair_blocks"), "en-indic"))
 
