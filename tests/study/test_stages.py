@@ -118,7 +118,7 @@ def test_edits_make_those_stale_that_rest_on_them(blank):
 @pytest.mark.parametrize(
     "key, value, good",
     [
-        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe", "repair-dev", "repair-trained"}),
+        ("test_lines", 7, {"base", "finetune", "merge", "deltas", "probe", *REPAIRS}),
         ("grid_engine", "vllm", {"base", "finetune", "deltas", "translate", "probe"}),
         ("lr", 1.0, {"base", "merge", "deltas", "translate", "probe", *REPAIRS}),
         ("neuron_rho", 0.2, {"base", "finetune", "merge", "deltas", "translate", "probe", *REPAIRS}),

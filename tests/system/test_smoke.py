@@ -48,6 +48,7 @@ def test_all_repairs_follow_the_smoke_study(clean):
     assert "nothing to do: everything is up to date" in rebuild(project, "repair")
 
 
+@pytest.mark.slow
 def test_one_merge_survives_kills(clean, copy):
     "Base, two experts, their merge and its translation, killed while they are made: the same results as without."
     project, last = clean[0], "translate/bi-hi.ties__bi-hi"
