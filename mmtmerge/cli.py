@@ -35,7 +35,6 @@ import typer.core
 
 from . import __version__
 from .core import UserError, check_path, nearest, read_json, root
-from .merge.read_early import read_early
 from .settings import load, profiles
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
@@ -226,7 +225,6 @@ def merge(
     remote_code: RemoteCode = False,
 ):
     "Merge checkpoints into one; any further option --NAME VALUE is a hyper-parameter of the method."
-    read_early([*filter(None, [base]), *expert], config)
     from mmtmerge.merge.checkpoints import merge_checkpoints     # torch: not before it is needed
     hyper = hyper_options(ctx.args)
     taken = inspect.signature(merge_checkpoints).parameters
