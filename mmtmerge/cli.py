@@ -761,6 +761,7 @@ ShowAddition = Annotated[bool, typer.Option("--dry-run", help="Check everything,
 languages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Add a language to the study.")
 app.add_typer(languages, name="language")
 
+# %% ../nbs/lib/cli.ipynb #471b2cda
 @languages.command(epilog=LANGUAGE_EXAMPLE)
 def add(
     code: Code,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import UserError, settings_file
-from .embedded import FORMS, _jsonl, _tsv, within
+from .embedded import FORMS, numbered_rows, within
 from .rows import BLANK, json_rows, numbered_lines, require_text
 from ..settings import check_script, known_name, load, named_sections, profiles, sections
 
@@ -47,8 +47,8 @@ def bring(
     path = Path(path)
     has_id = "id" in first_fields(path)
     columns = [pivot, code] + ["id"] * has_id
-    parse, rows, untranslated = _jsonl if ".jsonl" in path.name else _tsv, [], 0
-    for i, (source, translation, *own) in parse(path, columns):
+    rows, untranslated = [], 0
+    for i, (source, translation, *own) in numbered_rows(path, columns):
         where = f"{path}, line {i}"
         if translation is None or isinstance(translation, str) and not translation.strip(BLANK):
             untranslated += 1
@@ -109,7 +109,7 @@ def fitted(
                             f"{values.get('max_words') or 'any number of'} words, at least 2 are needed: bring more, "
                             "or choose another profile by --like")
     skipped = min(values["repair_from"], dev // 2)
-    rungs = sorted({min(int(r), dev) for r in str(values["rungs"]).split()})
+    rungs = sorted({min(r, dev) for r in values["rungs"]})
     found = {f"train_pairs.{code}": min(train, max(values["train_pairs"].values())),
              "eval_pairs": min(values["eval_pairs"], dev), "rungs": " ".join(map(str, rungs)),
              "repair_from": skipped, "repair_lines": min(values["repair_lines"], dev - skipped)}
@@ -143,8 +143,7 @@ def values_of(
 ) -> dict:       # name -> value, typed
     "All values of a profile. Raises UserError if there is none of that name."
     known_name(like, profiles(), "profile")
-    found = vars(load(like).p)
-    return {name: value for name, value in found.items()} | {"rungs": " ".join(map(str, found["rungs"]))}
+    return vars(load(like).p)
 
 def refuse_known(code: str, profile: str, folder: Path, names: list):
     "Raises UserError where something of that name exists."
@@ -157,6 +156,7 @@ def refuse_known(code: str, profile: str, folder: Path, names: list):
         if (folder / name).exists():
             raise UserError(f"{folder / name} exists: name another folder by --corpus, or remove the file")
 
+# %% ../../nbs/lib/corpus/adding.ipynb #f1fc8959
 def plan_language(
     code: str,            # kn
     name: str,            # Kannada: as the prompt calls it

@@ -70,6 +70,7 @@ def points_table(
     cells = shown.pivot_table(index="named", columns="group", values="text", aggfunc="first", sort=False)
     return typeset(cells.fillna("–"))
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #fb48a5d9
 ADAPTERS = re.compile(r"(\w+)\(lam=([\d.]+), embeddings=base\) \+ projections=low_rank\((\d+)\)")
 
 def in_words(
