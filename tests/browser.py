@@ -7,13 +7,18 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (400, 1400)
 
-TOO_WIDE = """() => [...document.querySelectorAll('body *')].filter(part => {
-    if (!part.getClientRects().length) return false;
-    for (let around = part; around; around = around.parentElement)
-        if (getComputedStyle(around).overflowX !== 'visible' && around !== part || getComputedStyle(around).position === 'fixed')
-            return false;
-    return part.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
-}).map(part => `${part.tagName} ${part.className}: ${part.textContent.trim().slice(0, 60)}`)"""
+TOO_WIDE = """() => {
+    const hides = around => {
+        const style = getComputedStyle(around);
+        return style.overflowX !== 'visible' || style.position === 'fixed';
+    };
+    const framed = part => part !== null && (hides(part) || framed(part.parentElement));
+    const right = document.documentElement.clientWidth + 1;
+    return [...document.querySelectorAll('body *')]
+        .filter(part => part.getClientRects().length && part.getBoundingClientRect().right > right)
+        .filter(part => !framed(part.parentElement))
+        .map(part => `${part.tagName} ${part.className}: ${part.textContent.trim().slice(0, 60)}`);
+}"""
 MISSING = "() => [...document.images].filter(image => !image.naturalWidth).map(image => image.alt || image.src)"
 
 

@@ -44,3 +44,10 @@ def test_other_names_are_refused():
         getattr(mmtmerge, wrong)
     with pytest.raises(ImportError):
         from mmtmerge import merges  # noqa: F401
+
+
+def test_a_plan_loads_no_torch():
+    "Every run of a rebuild begins with the stages: seconds, sixty times, if they loaded what only kernels need."
+    code = (f"import sys; from mmtmerge.study import plan, rebuild, runner; from mmtmerge.settings import load; "
+            f"plan.everything(load('laptop')); print(*[name for name in {LARGE} if name in sys.modules])")
+    assert python(code).split() == []

@@ -21,15 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_EXECUTED = re.compile(r"^#\|\s*(notest|slow|gpu|network|eval:\s*false)\b", re.MULTILINE)
-COSTLY = (
-    "torch",
-    "transformers",
-    "pandas",
-    "datasets",
-    "sacrebleu",
-    "numba",
-    "matplotlib.pyplot",
-)  # imported once, for all
+COSTLY = """torch torch._dynamo transformers transformers.generation transformers.models.auto.modeling_auto
+    transformers.models.gemma3.modeling_gemma3 transformers.trainer peft pandas pyarrow.parquet datasets sacrebleu numba
+    scipy.stats matplotlib.pyplot seaborn execnb.shell typer""".split()      # imported once, for all
 ADDRESS = re.compile(r"\x1b\[[0-9;]*m|0x[0-9a-f]{6,}")
 
 

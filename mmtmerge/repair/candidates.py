@@ -11,7 +11,6 @@ __all__ = ['EXPERTS', 'BASE', 'JOINT', 'SCRIPT', 'MERGE', 'MERGE_ALL', 'BARE', '
 # %% ../../nbs/lib/repair/candidates.ipynb #7fc332db
 from dataclasses import asdict, dataclass, replace
 
-from ..merge.apply import find_method
 from ..settings import ALL, Study
 from ..settings import JOINT as JOINT_NAME
 
@@ -184,6 +183,7 @@ def scaled(
     hyper: dict,     # its hyper-parameters, `lam` among them
 ) -> list:           # of Candidate
     "A merge of the main study at several lam, under the target's script."
+    from mmtmerge.merge.apply import find_method     # torch: not to plan
     fixed = tuple(sorted((name, value) for name, value in hyper.items() if name != "lam"))
     embeddings = find_method(method).embeddings
     lams = sorted({*study.p.repair_lams[::2], hyper.get("lam", 1.)})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'Trunks', 'block_changes', 'block_rankings', 'block_similarity', 'rank_of', 'truncated', 'Parts', 'Trials',
-           'owners_of', 'share_in_script', 'statistics_of']
+           'overwrite', 'owners_of', 'share_in_script', 'statistics_of']
 
 # %% ../../nbs/lib/repair/trials.ipynb #ec6bb2cd
 import json
@@ -218,13 +218,21 @@ def owners(self: Trials, candidate: Candidate) -> dict:   # direction -> directi
     "Whose part every direction is given."
     return owners_of(self.targets, candidate.swapped)
 
-@patch
 @torch.no_grad()
+def overwrite(
+    parameters: dict,   # name -> parameter of the resident model
+    weights: dict,      # name -> tensor
+    touched: dict,      # name -> tensor that replaces one of the weights
+):
+    "Give the resident model other weights."
+    for name, parameter in parameters.items():
+        parameter.copy_(touched.get(name, weights[name]))
+
+@patch
 def become(self: Trials, candidate: Candidate, direction: str, touched: dict):
     "Give the resident model the weights of a candidate in one direction."
     whole = self.trunks.experts[direction] if candidate.trunk.kind == EXPERTS else self.trunks[candidate.trunk]
-    for name, parameter in self.parameters.items():
-        parameter.copy_(touched.get(name, whole[name]))
+    overwrite(self.parameters, whole, touched)
 
 # %% ../../nbs/lib/repair/trials.ipynb #3709212d
 @patch

@@ -8,6 +8,8 @@ __all__ = ['ARROWS', 'SHAPES', 'usage_panel', 'null_note', 'usage', 'heat_panel'
            'angles', 'interval_words', 'scatter_groups', 'compatibility']
 
 # %% ../../nbs/lib/report/probe_figures.ipynb #5a320566
+from math import ceil
+
 import numpy as np
 import pandas as pd
 
@@ -96,7 +98,6 @@ def heat_panel(
 def heat(
     study: Study,
     table: pd.DataFrame,   # of neuron_tables.neuron_heat
-    title: str,
 ):                         # figure
     "Language-specific neurons by block and language, one panel a model."
     systems, languages = list(table.system.unique()), list(dict.fromkeys(table.language))
@@ -106,7 +107,6 @@ def heat(
         numbers = table[table.system == system].pivot(index="block", columns="language", values="neurons")
         heat_panel(ax, numbers[languages], table.neurons.max(), ax is axes[0, -1])
         ax.set(title=system, xlabel="", ylabel="block" if ax is axes[0, 0] else "")
-    fig.suptitle(title, fontsize=10, fontweight="bold", x=.01, ha="left")
     caption(fig, "language that the neurons belong to")
     return fig
 
@@ -303,16 +303,18 @@ def compatibility(
     labels: dict,          # probe -> words
 ):                         # figure
     "Late-layer compatibility of experts against retention after merging, with rank correlations."
-    width = 2.65 * len(labels) + .6
-    fig, axes = subplots(1, len(labels), (width, 3.6), sharey=True)
+    rows = ceil(len(labels) / 2)
+    fig, axes = subplots(rows, 2, (8.4, 3 * rows), sharey=True)
     numbers = found.set_index(["groups", "probe"])[["rho", "ci_low", "ci_high"]]
-    for ax, (probe, words) in zip(axes[0], labels.items()):
+    for ax, (probe, words) in zip(axes.flat, labels.items()):
         scatter_groups(study, ax, table, probe)
-        everywhere = interval_words("Spearman's rho", *numbers.loc["all", probe])
+        everywhere = interval_words("all groups: rho", *numbers.loc["all", probe])
         apart = interval_words("targets differ:", *numbers.loc["targets differ", probe])
-        ax.set_title(f"{everywhere}\n{apart}", fontsize=7.5)
-        ax.set_xlabel(f"{words}\nof experts, late layers, target")
-    axes[0, 0].set_ylabel("retention after merging (chrF2)")
-    axes[0, -1].legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
-    caption(fig, "a point: a direction of a group and a method; [ ]: 95 % interval, resampling directions")
+        ax.set_title(f"{everywhere}\n{apart}", fontsize=8.5)
+        ax.set_xlabel(words)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("retention (chrF2)")
+    axes[0, -1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    point = "a point: a direction of a group and a method, its experts compared in late layers on the target"
+    caption(fig, f"{point}; rho: Spearman's; [ ]: 95 % interval, resampling directions")
     return fig

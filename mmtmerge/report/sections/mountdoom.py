@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['MODELS', 'SIMILARITIES', 'MEANING', 'NEEDS', 'SECTION', 'cell', 'cells_of', 'translation_table', 'side_of_group',
            'with_error', 'table5', 'by_rows', 'table6', 'table7', 'neurons_by_third', 'evidence', 'claims', 'findings',
-           'usage_means', 'angle_means', 'neuron_sums', 'pair_ranges', 'conflict_levels', 'context']
+           'said', 'context']
 
 # %% ../../../nbs/lib/report/sections/mountdoom.ipynb #adb8c802
 import pandas as pd
 from markupsafe import Markup, escape
 
-from ..figures import chance_conflict
+from .. import messages
 from ..layout import arrow, row_label, table_notes, text_table, wide
 from ..page import Section, typeset
 from ..quoted import Quoted, ends, fixed, short
@@ -166,43 +166,19 @@ def findings(quoted: Quoted) -> Markup:
     return by_rows(shown, ["claim"], ["metric"])
 
 # %% ../../../nbs/lib/report/sections/mountdoom.ipynb #5f0b6813
-def usage_means(quoted: Quoted) -> dict:   # comparison -> mean alignment; null -> of unrelated neurons
-    "Figure 2: how alike models use their neurons."
-    means = quoted.table("fig2_means")
-    means = means[means.group.isin(quoted.study.unidirectional_groups())]
-    found = means.groupby("comparison").pooled.mean().to_dict()
-    return found | dict(null=means.null.mean())
-
-def angle_means(quoted: Quoted) -> dict:   # early, mid, late, random, in degrees
-    "Figure 3: principal angles by band of layers."
-    dims = quoted.table("fig3_dims")
-    largest = dims[dims.r == dims.r.max()]
-    return largest[["early", "mid", "late", "random"]].mean().to_dict()
-
-# %% ../../../nbs/lib/report/sections/mountdoom.ipynb #e21423bc
-def neuron_sums(
-    quoted: Quoted,
-    name: str,        # fig5 | fig6
-) -> dict:            # base, experts: neurons, mean over models
-    "Figures 5 and 6: language-specific neurons of the base and of the experts."
-    counts = quoted.table(name)
-    by_model = counts.groupby("system").neurons.sum()
-    experts = by_model[[system in quoted.study.directions for system in by_model.index]]
-    return dict(base=by_model.get("base"), experts=experts.mean())
-
-def pair_ranges(quoted: Quoted) -> dict:   # cosine, clashes -> (least, most)
-    "What two experts of a group have in common."
-    pairs = quoted.table("deltas_pairs")
-    without = pairs[pairs.embeddings == "without"]
-    return {name: (without[name].min(), without[name].max()) for name in ("cosine", "clashes")}
-
-def conflict_levels(quoted: Quoted) -> list:   # of dict: experts, conflicts, chance
-    "Sign conflicts of task vectors beside what chance would give, by number of experts."
-    study, deltas = quoted.study, quoted.table("deltas")
-    without = deltas[deltas.embeddings == "without"]
-    sizes = without.group.map({group: len(members) for group, members in study.groups.items()})
-    means = without.groupby(sizes).conflicts.mean()
-    return [dict(experts=n, conflicts=share, chance=chance_conflict(n)) for n, share in means.items()]
+def said(quoted: Quoted) -> dict:   # name of a figure -> sentence
+    "What figures say: the titles that they carry."
+    study, read = quoted.study, quoted.table
+    six = read("table6")
+    found = dict(
+        retention=messages.retention_message(read("retention")),
+        deltas=messages.deltas_message(study, read("deltas")),
+        deltas_pairs=messages.pairs_message(read("deltas_pairs")),
+        fig2=messages.usage_message(study, read("fig2_means")),
+        fig3=messages.angles_message(read("fig3_dims")),
+        compatibility=messages.compatibility_message(read("compatibility_correlation")))
+    found |= {name: messages.neurons_message(study, read(name)) for name in ("fig5", "fig6")}
+    return found | {f"cka_{group}": messages.cka_message(six, group) for group in study.unidirectional_groups()}
 
 # %% ../../../nbs/lib/report/sections/mountdoom.ipynb #3fd1c2ff
 NEEDS = ("numbers.json", *(f"tables/{name}.csv" for name in (
@@ -212,10 +188,8 @@ NEEDS = ("numbers.json", *(f"tables/{name}.csv" for name in (
 def context(quoted: Quoted) -> dict:
     "What the template may name."
     later = dict(table5=table5(quoted), table6=table6(quoted), table7=table7(quoted))
-    seen = dict(usage=usage_means(quoted), angles=angle_means(quoted), conflicts=conflict_levels(quoted),
-                pairs=pair_ranges(quoted))
-    neurons = {name: neuron_sums(quoted, name) for name in ("fig5", "fig6")}
-    return later | seen | neurons | dict(
+    return later | dict(
+        said=said(quoted),
         numbers=quoted.numbers(), verdicts=quoted.verdicts(), claims=claims(quoted), findings=findings(quoted),
         tables=[translation_table(quoted, name) for name in LAYOUTS], fig4=neurons_by_third(quoted))
 
