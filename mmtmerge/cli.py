@@ -236,8 +236,8 @@ def merge(
     how = dict(embeddings=embeddings, seed=seed, threads=threads, shard_gb=shard_gb)
     how |= dict(tokenizer=not any_tokenizer, remote_code=remote_code)
     if config:
-        from mmtmerge.merge.mergekit_multi import merge_documents, read_documents
-        if len(read_documents(config)) > 1:
+        from mmtmerge.merge.mergekit_multi import has_steps, merge_documents
+        if has_steps(config):
             refuse_mixed(config, given, hyper)
             typer.echo(merge_documents(config, out, **given, **how))
             return

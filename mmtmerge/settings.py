@@ -523,13 +523,13 @@ def load(
     languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
     for key in LISTS:
         values[key] = as_list(values[key])
-    every = expand_groups(ini.items("groups"), study["languages"].split())   # a profile may have fewer languages
+    described = named_sections("language")
+    every = expand_groups(ini.items("groups"), [code for code in described if code != study["pivot"]])
     values["repair_whole"] = [known_name(g, [*every, ALL], "group") for g in values["repair_whole"].split()]
     pairs = {str(d) for members in every.values() for d in members}
     values["repair_trained"] = [known_name(d, pairs, "direction") for d in values["repair_trained"].split()]
     values["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
     codes = [study["pivot"], *languages]
-    described = named_sections("language")
     for code in codes:
         known_name(code, described, "language (no section of its own)")
     known = {code: Language(code, **ini[f"language {code}"]) for code in codes}

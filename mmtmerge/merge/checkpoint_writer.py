@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TYPE_NAMES', 'OTHER_FILES', 'WEIGHTS', 'tensors_to_write', 'bytes_of', 'plan_shards', 'shard_names', 'file_header',
            'TensorFile', 'ShardWriter', 'check_read', 'check_result', 'unmerged', 'progress_bar', 'WatchedTaskVectors',
-           'watched', 'prepare_with_bar', 'write_merge', 'other_files', 'left_behind', 'copy_other_files']
+           'watched', 'prepare_with_bar', 'write_merge', 'other_files', 'left_behind', 'write_chat_template',
+           'copy_other_files']
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #dfa43a7e
 import contextlib
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .by_tensor import layer_counts
-from .checkpoint_reader import TYPES, Checkpoint
+from .checkpoint_reader import TYPES, Checkpoint, read_object
 from .task_vectors import TaskVectors, finite, require
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #7bb2f4ae
@@ -308,6 +309,18 @@ def left_behind(
     if rest:
         notes["not copied"] = ", ".join(rest)
     return notes
+
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #250fc193
+def write_chat_template(
+    folder: Path,
+    text: str,
+):
+    "Give a checkpoint another chat template, in the file that Transformers reads first."
+    (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    values = read_object(file) if file.exists() else {}
+    if values.pop("chat_template", None) is not None:
+        file.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #84bfc324
 def copy_other_files(

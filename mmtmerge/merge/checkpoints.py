@@ -27,7 +27,8 @@ from ..core import UserError, check_path, nearest
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
-from .checkpoint_writer import bytes_of, copy_other_files, other_files, tensors_to_write, write_merge
+from .checkpoint_writer import bytes_of, copy_other_files, other_files, tensors_to_write
+from .checkpoint_writer import write_chat_template, write_merge
 from .model_card import hashing, model_card
 from .task_vectors import require
 
@@ -249,6 +250,7 @@ def merge_checkpoints(
     shard_gb: float = 1.,     # 10^9 bytes of a file; larger ones need no more memory
     tokenizer: bool = True,   # refuse experts with another tokenizer
     remote_code: bool = False,    # copy Python files that lie beside the base
+    chat_template: str = None,    # text of the result's; None: the base's
     progress: bool = True,
     **hyper,                  # the method's hyper-parameters
 ) -> Path:                    # out
@@ -272,6 +274,9 @@ def merge_checkpoints(
             written, noted = write_merge(
                 recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
             notes |= noted | copy_other_files(base, work, kind, remote_code)
+            if chat_template:
+                write_chat_template(work, chat_template)
+                notes["chat template"] = "another than the base's, as the configuration asks"
             card = model_card(recipe, base, experts, kind, hashes.result(), notes)
             (work / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
             check_written(work, written, out)

@@ -21,7 +21,7 @@ from .by_tensor import ByTensor
 from .checkpoints import BASELESS, expert_names, without_base
 from .mergekit_file import check_entry, dtype_at, listed_models, mapping_at, model_folder, read_yaml
 from .mergekit_slices import read_slices, read_stack, scopes_of
-from .mergekit_tokenizer import check_chat_template, check_tokenizer_source
+from .mergekit_tokenizer import check_tokenizer_source, chosen_template
 from .mergekit_values import resolved
 from .registry import find_method
 from .task_vectors import require
@@ -284,7 +284,7 @@ def merge_arguments(
     experts = {"stack": base} if stacked else folders
     folder = base.folder if stacked else base
     check_tokenizer_source(config, folder, folders, file)
-    check_chat_template(config, folder, folders, file)
+    template = chosen_template(config, folder, folders, file)
     lam = hyper.pop("lambda", 1.)
     arithmetic, asked = (dtype_at(config.get(key), f"{file}: {key}") for key in ("dtype", "out_dtype"))
     try:
@@ -292,7 +292,8 @@ def merge_arguments(
     except UserError as e:
         raise UserError(f"{file}: {e}") from None
     dtype = asked or arithmetic
-    return dict(base=base, experts=experts, method=method, preset="mergekit", lam=lam, dtype=dtype, **hyper)
+    how = dict(preset="mergekit", lam=lam, dtype=dtype, chat_template=template)
+    return dict(base=base, experts=experts, method=method, **how, **hyper)
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #10a3fb2b
 def read_config(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mmtmerge.core import UserError
 from mmtmerge.merge.checkpoints import merge_checkpoints
-from mmtmerge.merge.mergekit_multi import merge_documents, read_documents
+from mmtmerge.merge.mergekit_multi import merge_documents, has_steps
 from mmtmerge.merge.mergekit_yaml import read_config
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -44,6 +44,17 @@ def tiny(kind, folder):
             shutil.copytree(folder / "base", folder / who)
         state = base if who == "base" else near(base, 0.01)
         save_file(state, folder / who / "model.safetensors", {"format": "pt"})
+    adapter(folder / "b", folder / "lora")
+
+
+def adapter(model, folder):
+    "A random LoRA adapter for some projections of a model."
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    torch.manual_seed(2)
+    get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +70,7 @@ def tinies(tmp_path_factory):
 @pytest.fixture
 def here(tinies, kind):
     "Names of the models of one architecture, as they stand in a file -> their folders."
-    return {who: str(tinies / kind / who) for who in ("base", "a", "b", "c")}
+    return {who: str(tinies / kind / who) for who in ("base", "a", "b", "c", "lora")}
 
 
 def by_mergekit(text, out):
@@ -72,7 +83,7 @@ def by_mergekit(text, out):
     if "\n---\n" in text:
         return by_multimerge(text, out)
     config = MergeConfiguration.model_validate(yaml.safe_load(text))
-    run_merge(config, str(out), MergeOptions(quiet=True))
+    run_merge(config, str(out), MergeOptions(quiet=True, lora_merge_cache=f"{out}-adapters"))
     return load_file(out / "model.safetensors")
 
 
@@ -84,6 +95,7 @@ def by_multimerge(text, out):
     file = out.with_name("several.yml")
     file.write_text(text)
     arguments = [str(file), "--out-path", str(out), "-I", str(out.with_name("intermediate")), "--quiet"]
+    arguments += ["--lora-merge-cache", f"{out}-adapters"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     return load_file(out / "model.safetensors")
@@ -93,7 +105,7 @@ def by_us(text, folder):
     "What we make of a file: name -> tensor."
     file = folder / "merge.yml"
     file.write_text(text)
-    if len(read_documents(file)) > 1:
+    if has_steps(file):
         merge_documents(file, folder / "ours", progress=False)
     else:
         merge_checkpoints(**read_config(file), out=folder / "ours", progress=False)
@@ -172,7 +184,7 @@ BROKEN = {
     "unknown dtype": (TIES.replace("dtype: float32", "dtype: float64"), "dtype"),
     "tokenizer as a list": (TIES + "tokenizer_source: [base]\n", "tokenizer_source"),
     "template as a list": (TIES + "chat_template: [auto]\n", "chat_template"),
-    "another template": (TIES + "chat_template: chatml\n", "chat_template"),
+    "another template": (TIES + "chat_template: chatmll\n", "did you mean 'chatml'"),
     "a weight of text": (TIES.replace("weight: 0.5", "weight: high"), "weight of"),
     "a weight of nothing": (TIES.replace("weight: 0.5", "weight: []"), "weight of"),
     "a weight of dates": (TIES.replace("weight: 0.5", "weight: 2024-01-01"), "weight of"),
@@ -537,24 +549,107 @@ SHOWN |= {
     "ram": OF_MERGEKIT["ram by default"],
     "ramplus_tl": OF_MERGEKIT["ramplus_tl by default"],
     "several merges": SEVERAL,
+    "template of a name": TIES + "chat_template: llama3\n",
+    "adapter": TIES.replace("{model: $b", "{model: $b+$lora"),
 }
 REFUSED = {
     "padded vocabulary": TIES + "tokenizer: {source: base, pad_to_multiple_of: 64}\n",
     "tokens of their own": TIES + "tokenizer: {source: union, tokens: {a: {source: $a}}}\n",
-    "template of a name": TIES + "chat_template: llama3\n",
-    "adapter": TIES.replace("{model: $b", "{model: $b+adapter"),
     "mixture of experts": "base_model: $base\ngate_mode: random\nexperts: [{source_model: $a}]\n",
     "evolve": "genome: {models: [$a]}\ntasks: []\n",
 }
 
 
 def test_forms_that_are_shown(tinies, tmp_path):
-    "Of the 29 forms 23 run, each equal to mergekit's result, and 6 are refused by name."
-    here = {who: str(tinies / "llama" / who) for who in ("base", "a", "b", "c")}
+    "Of the 29 forms 25 run, each equal to mergekit's result, and 4 are refused by name."
+    here = {who: str(tinies / "llama" / who) for who in ("base", "a", "b", "c", "lora")}
     for number, text in enumerate(SHOWN.values()):
         (tmp_path / f"run{number}").mkdir()
         equal(text, here, tmp_path / f"run{number}")
     for number, text in enumerate(REFUSED.values()):
         (tmp_path / f"refused{number}").mkdir()
         assert "merge.yml" in refused(text, here, tmp_path / f"refused{number}")
-    assert (len(SHOWN), len(REFUSED)) == (23, 6)
+    assert (len(SHOWN), len(REFUSED)) == (25, 4)
+
+
+LONG = "{model: {model: {path: $b}, lora: {path: $lora}}"
+ADAPTED = {
+    "of the base": TIES.replace("base_model: $base", "base_model: $base+$lora"),
+    "in the long form": TIES.replace("{model: $b", LONG),
+    "twice": TIES.replace("{model: $b", "{model: $b+$lora").replace("{model: $a", "{model: $a+$lora"),
+    "in several merges": SEVERAL.replace("{model: $a", "{model: $a+$lora"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text", ADAPTED.values(), ids=list(ADAPTED))
+def test_adapters(here, tmp_path, text):
+    assert "lora" in text
+    equal(text, here, tmp_path)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def without_weights(adapter):
+    (adapter / "adapter_model.safetensors").unlink()
+
+
+def of_another_kind(adapter):
+    file = adapter / "adapter_config.json"
+    file.write_text(file.read_text().replace('"LORA"', '"LOHA"'))
+
+
+def of_another_model(adapter):
+    file = adapter / "adapter_config.json"
+    file.write_text(file.read_text().replace('"q_proj"', '"query"').replace('"down_proj"', '"query2"'))
+
+
+def of_other_sizes(adapter):
+    state = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: x[:, :1].contiguous() for name, x in state.items()}, adapter / "adapter_model.safetensors")
+
+
+def incomplete(adapter):
+    state = load_file(adapter / "adapter_model.safetensors")
+    state.pop(next(iter(state)))
+    save_file(state, adapter / "adapter_model.safetensors")
+
+
+WRONG = {
+    without_weights: "has no adapter_model.safetensors: weights are read from safetensors only",
+    of_another_kind: "is an adapter of type LOHA: only LORA",
+    of_another_model: "does not fit",
+    of_other_sizes: "does not fit",
+    incomplete: "does not fit",
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("spoil, said", WRONG.items(), ids=[f.__name__ for f in WRONG])
+def test_adapters_that_are_none(here, tmp_path, spoil, said):
+    shutil.copytree(here["lora"], tmp_path / "lora")
+    spoil(tmp_path / "lora")
+    file, left = tmp_path / "merge.yml", {"merge.yml", "lora"}
+    text = TIES.replace("{model: $b", "{model: $b+$lora")
+    file.write_text(Template(text).substitute(here | {"lora": str(tmp_path / "lora")}))
+    with pytest.raises(UserError, match=said):
+        merge_documents(file, tmp_path / "ours", progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("asked", ["chatml", "auto", "text"])
+def test_chat_templates(here, tmp_path, asked):
+    "Transformers reads the same template from both results."
+    from transformers import AutoTokenizer
+
+    models = {}
+    for who in ("base", "a", "b", "c"):
+        models[who] = str(shutil.copytree(here[who], tmp_path / who))
+        if who in ("a", "b"):
+            (tmp_path / who / "chat_template.jinja").write_text("{{ messages }} as the experts have it")
+    written = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    text = Template(TIES).substitute(models) + f"chat_template: {repr(written) if asked == 'text' else asked}\n"
+    by_us(text, tmp_path)
+    by_mergekit(text, tmp_path / "theirs")
+    ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / who).chat_template for who in ("ours", "theirs"))
+    assert ours.strip() == theirs.strip() != AutoTokenizer.from_pretrained(models["base"]).chat_template.strip()
