@@ -28,15 +28,18 @@ def product_sum(
     for i in range(len(b)):
         for start in range(0, columns, TILE):
             n = min(TILE, columns - start)
-            first = i * columns + start
-            weights, result = base[first:first + n], out[first:first + n]
-            strip, factors = a[:, start:start + n], b[i]
             total[:n] = np.float32(0)
             for k in range(0, rank - 2, 2):
+                f, g = b[i, k], b[i, k + 1]
+                one, two = a[k, start:start + n], a[k + 1, start:start + n]
                 for j in range(n):
-                    total[j] = (total[j] + factors[k] * strip[k, j]) + factors[k + 1] * strip[k + 1, j]
+                    total[j] = (total[j] + f * one[j]) + g * two[j]
+            f, g = b[i, rank - 2], b[i, rank - 1]
+            one, two = a[rank - 2, start:start + n], a[rank - 1, start:start + n]
+            first = i * columns + start
+            weights, result = base[first:first + n], out[first:first + n]
             for j in range(n):
-                change = (total[j] + factors[rank - 2] * strip[rank - 2, j]) + factors[rank - 1] * strip[rank - 1, j]
+                change = (total[j] + f * one[j]) + g * two[j]
                 result[j] = rounded(np.float32(single(weights[j]) + change), result)
 
 # %% ../../nbs/lib/repair/kernels.ipynb #07b0de61
