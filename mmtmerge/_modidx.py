@@ -388,6 +388,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'mmtmerge/merge/checkpoint_config.py')},
             'mmtmerge.merge.checkpoint_reader': { 'mmtmerge.merge.checkpoint_reader.Checkpoint': ( 'lib/merge/checkpoint_reader.html#checkpoint',
                                                                                                    'mmtmerge/merge/checkpoint_reader.py'),
+                                                  'mmtmerge.merge.checkpoint_reader.Checkpoint.__contains__': ( 'lib/merge/checkpoint_reader.html#checkpoint.__contains__',
+                                                                                                                'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.Checkpoint.__getitem__': ( 'lib/merge/checkpoint_reader.html#checkpoint.__getitem__',
                                                                                                                'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.Checkpoint.__init__': ( 'lib/merge/checkpoint_reader.html#checkpoint.__init__',

@@ -20,6 +20,8 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'finetune', 'add', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
+import atexit
+import gc
 import inspect
 import os
 import shlex
@@ -822,6 +824,7 @@ def leave(message, status: int):
 
 def main():
     "Entry point of the command line."
+    atexit.register(gc.freeze)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         app()

@@ -244,6 +244,9 @@ class Checkpoint(Mapping):
     def __len__(self):
         return len(self.stored)
 
+    def __contains__(self, name):     # without reading the tensor
+        return name in self.stored
+
     @cached_property
     def headers(self):
         "Tensors without numbers, from which shapes, types and sizes can be read: name -> meta tensor."
