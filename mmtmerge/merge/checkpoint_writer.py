@@ -328,7 +328,8 @@ def copy_other_files(
     folder: Path,
     dtype=None,                   # torch type of the weights; None: config.json stays as it is
     remote_code: bool = False,    # copy Python files too
-) -> dict:                        # what stayed behind: subject -> text
+    template: str = None,         # chat template of the result; None: the base's
+) -> dict:                        # what a reader of the result must know: subject -> text
     "Copy what goes with a merge besides its weights."
     code = sorted(base.folder.glob("*.py")) if remote_code else []
     for file in other_files(base.folder) + code:
@@ -341,4 +342,8 @@ def copy_other_files(
         config["dtype"] = str(dtype).removeprefix("torch.")
     if dtype or base.parts:
         (folder / "config.json").write_text(json.dumps(config, indent=2))
-    return left_behind(base.folder, remote_code)
+    notes = left_behind(base.folder, remote_code)
+    if template:
+        write_chat_template(folder, template)
+        notes["chat template"] = "another than the base's, as the configuration asks"
+    return notes

@@ -27,8 +27,7 @@ from ..core import UserError, check_path, nearest
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
-from .checkpoint_writer import bytes_of, copy_other_files, other_files, tensors_to_write
-from .checkpoint_writer import write_chat_template, write_merge
+from .checkpoint_writer import bytes_of, copy_other_files, other_files, tensors_to_write, write_merge
 from .model_card import hashing, model_card
 from .task_vectors import require
 
@@ -273,10 +272,7 @@ def merge_checkpoints(
         with appearing_folder(out) as work, hashing(sorted(inputs)) as hashes:
             written, noted = write_merge(
                 recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
-            notes |= noted | copy_other_files(base, work, kind, remote_code)
-            if chat_template:
-                write_chat_template(work, chat_template)
-                notes["chat template"] = "another than the base's, as the configuration asks"
+            notes |= noted | copy_other_files(base, work, kind, remote_code, chat_template)
             card = model_card(recipe, base, experts, kind, hashes.result(), notes)
             (work / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
             check_written(work, written, out)
