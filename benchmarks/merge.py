@@ -76,7 +76,11 @@ SHARES = {  # of the layers, for the scaling: start-up hides what a small model 
     "3b": (0.25, 0.5, 1),
 }
 TYPES = ("float32", "bfloat16")
-IMPORTS = "import mmtmerge.merge.checkpoints\nimport mmtmerge.merge.mergekit_yaml"
+IMPORTS = """import atexit, gc
+import mmtmerge.merge.checkpoints
+import mmtmerge.merge.mergekit_yaml
+atexit.register(gc.freeze)
+"""  # and ends as our command ends
 
 
 @dataclass(frozen=True)
