@@ -138,7 +138,8 @@ def hyper_options(
     out = {}
     for name, value in zip(words[::2], [*words[1::2], None]):
         if not name.startswith("--") or value is None:
-            raise UserError(f"{name}: a hyper-parameter is given as --name value")
+            raise UserError(f"{name}: a hyper-parameter is given as --name value; options such as --expert take "
+                            "one value and are repeated")
         key = name[2:].replace("-", "_")
         if key in out:
             raise UserError(f"{name} is given twice")
@@ -255,7 +256,7 @@ def by_direction(
     out = {}
     for text in texts:
         direction, equals, given = text.partition("=")
-        if not equals:
+        if not equals or not given:
             raise UserError(f"{option} {text}: write DIRECTION={value}, as in en-hi={value}")
         if direction in out:
             raise UserError(f"{option} {direction}=... is given twice")
@@ -356,6 +357,10 @@ def repair(
     for name in hyper:
         if name in taken:
             raise UserError(f"--{name} is no option: {nearest(name, (p.name for p in ctx.command.params))}")
+    of_merges = dict(lam=lam, embeddings=embeddings, method_preset=method_preset)
+    if trunk == "base" and any(of_merges.values()):
+        name = next(name for name, value in of_merges.items() if value)
+        raise UserError(f"--{name.replace('_', '-')} says how to merge a trunk: --trunk base is no merge, leave it out")
     options = dict(trunk=trunk, lam=lam, embeddings=embeddings, rules="; ".join(part), preset=method_preset)
     options |= dict(dtype=dtype, seed=seed, threads=threads, shard_gb=shard_gb, adapters=adapters or None)
     given = found | {name: value for name, value in options.items() if value not in (None, "")}
@@ -529,7 +534,7 @@ def translate(
     from mmtmerge.script import same_script     # torch: not before it is needed
     from mmtmerge.translate_files import Request, languages_of, translate_file
     settings = dict(keep=keep, engine=engine, dtype=dtype, batch=batch or study.p.decode_batch)
-    request = Request(direction, prompt or study.prompt, **settings)
+    request = Request(direction, study.prompt if prompt is None else prompt, **settings)
     request.check()
     note = same_script(*languages_of(direction)) if keep else ""
     if note:
@@ -825,6 +830,9 @@ def leave(message, status: int):
 def main():
     "Entry point of the command line."
     atexit.register(gc.freeze)
+    for stream in (sys.stdin, sys.stdout):
+        if stream is None:
+            leave("standard input or output is closed: open it, /dev/null will do", 2)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         app()
@@ -834,6 +842,10 @@ def main():
         leave(e, 1)
     except KeyboardInterrupt:
         leave("interrupted; what is whole is kept: call it again", 130)
+    except BrokenPipeError:
+        raise
+    except (OSError, UnicodeError) as e:     # a file or a stream, which the message names
+        leave(e, 1)
 
 # %% ../nbs/lib/cli.ipynb #0cc9c56a
 if __name__ == "__main__" and globals().get("__spec__"):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'CONSTANTS', 'OPENING', 'NAMES', 'TOKENISER', 'TOKENISERS', 'COMMON_SCRIPTS', 'OTHER_NAMES', 'BASE',
-           'EMBEDDINGS_RULES', 'JOINT', 'ALL', 'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'LISTS', 'ALWAYS',
-           'number', 'value', 'typed', 'nested', 'sections', 'named_sections', 'section', 'profiles', 'base_spec',
-           'Language', 'scripts', 'check_script', 'Direction', 'System', 'file_name', 'known_name', 'Study',
-           'expand_groups', 'merged', 'as_list', 'read_grids', 'load', 'Declared', 'declared_values', 'restricted',
-           'settings_digest']
+           'EMBEDDINGS_RULES', 'JOINT', 'ALL', 'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'LISTS', 'UNREADABLE',
+           'ALWAYS', 'number', 'value', 'typed', 'nested', 'sections', 'named_sections', 'section', 'profiles',
+           'base_spec', 'Language', 'scripts', 'check_script', 'Direction', 'System', 'file_name', 'known_name',
+           'Study', 'expand_groups', 'merged', 'as_list', 'read_grids', 'check_own_values', 'with_names',
+           'described_languages', 'load', 'read_study', 'Declared', 'declared_values', 'restricted', 'settings_digest']
 
 # %% ../nbs/lib/settings.ipynb #4ad07391
 import ast
@@ -94,8 +94,8 @@ def sections() -> configparser.ConfigParser:
     parser.optionxform = str
     path = settings_file()
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
-    except configparser.Error as e:
+        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+    except (configparser.Error, UnicodeDecodeError) as e:
         raise UserError(f"{path}: {e}") from None
     return parser
 
@@ -104,7 +104,11 @@ def named_sections(
     kind: str,      # first word of a section: profile, base, grid, hardware, shape
 ) -> list:          # the second words
     "Names of the sections of one kind."
-    return [s.split()[1] for s in sections().sections() if s.startswith(f"{kind} ")]
+    names = [s.removeprefix(f"{kind} ") for s in sections().sections() if s.startswith(f"{kind} ")]
+    for name in names:
+        if len(name.split()) != 1:
+            raise UserError(f"{settings_file()}: the section [{kind} {name}] needs a name of one word")
+    return names
 
 # %% ../nbs/lib/settings.ipynb #f2b8a7ed
 def section(
@@ -508,34 +512,76 @@ def read_grids() -> dict:   # grid -> method -> parameter -> list of values
         grids[name] = {m: {k: as_list(v) for k, v in values.items()} for m, values in methods.items()}
     return grids
 
-# %% ../nbs/lib/settings.ipynb #0563b98a
+# %% ../nbs/lib/settings.ipynb #f21b1a64
+def check_own_values(
+    profile: str,
+    usual: dict,   # values of [profile]
+    own: dict,     # of [profile NAME]
+):
+    "Raises UserError where a profile has a setting that no profile has, or text in place of a number."
+    where = f"{settings_file()}, [profile {profile}]"
+    for name, value in own.items():
+        if name not in usual and name != "languages":
+            raise UserError(f"{where}: unknown setting {name!r}: {nearest(name, usual)}")
+        number = isinstance(usual.get(name), (int, float)) and not isinstance(usual.get(name), bool)
+        if number and isinstance(value, str):
+            raise UserError(f"{where}: {name} = {value!r} is no number")
+
+# %% ../nbs/lib/settings.ipynb #f4be0161
 LISTS = ("rungs", "snapshots", "repair_lams", "repair_ranks", "repair_blocks")   # values that are lists, even of one
 
-def load(
-    profile: str = "laptop",  # a profile of settings.ini
-) -> Study:
-    "The study under one profile; raises UserError where settings.ini has no such profile, language or method."
-    known_name(profile, profiles(), "profile")
-    ini = sections()
-    study = ini["study"]
-    values = merged(nested(ini.items("profile")), section("profile", profile))
-    methods = study["methods"].split()
-    languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
-    for key in LISTS:
-        values[key] = as_list(values[key])
-    described = named_sections("language")
+def with_names(
+    values: dict,   # of a profile
+    ini,            # all sections
+) -> dict:
+    "The values whose texts are lists, as lists; raises UserError for an unknown group, direction or method."
+    study, described = ini["study"], named_sections("language")
     every = expand_groups(ini.items("groups"), [code for code in described if code != study["pivot"]])
-    values["repair_whole"] = [known_name(g, [*every, ALL], "group") for g in values["repair_whole"].split()]
     pairs = {str(d) for members in every.values() for d in members}
-    values["repair_trained"] = [known_name(d, pairs, "direction") for d in values["repair_trained"].split()]
-    values["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
-    codes = [study["pivot"], *languages]
+    found = {name: as_list(values[name]) for name in LISTS}
+    found["repair_whole"] = [known_name(g, [*every, ALL], "group") for g in values["repair_whole"].split()]
+    found["repair_trained"] = [known_name(d, pairs, "direction") for d in values["repair_trained"].split()]
+    methods = study["methods"].split()
+    found["probe_merges"] = [known_name(m, methods, "method") for m in values["probe_merges"].split()]
+    return values | found
+
+def described_languages(
+    codes: list,
+    ini,            # all sections
+) -> dict:          # code -> Language
+    "What settings.ini says of languages; raises UserError for an unknown one, its script or its tokeniser."
+    described = named_sections("language")
     for code in codes:
         known_name(code, described, "language (no section of its own)")
     known = {code: Language(code, **ini[f"language {code}"]) for code in codes}
     for code, language in known.items():
         check_script(language.script, code)
         known_name(language.tokeniser, TOKENISERS, f"tokeniser of [language {code}]")
+    return known
+
+# %% ../nbs/lib/settings.ipynb #0563b98a
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, StopIteration, configparser.Error)
+
+def load(
+    profile: str = "laptop",  # a profile of settings.ini
+) -> Study:
+    "The study under one profile; raises UserError where settings.ini has no such profile, language, method or value."
+    known_name(profile, profiles(), "profile")
+    try:
+        return read_study(profile)
+    except UNREADABLE as e:
+        raise UserError(f"{settings_file()}, profile {profile}: {type(e).__name__}: {e}") from None
+
+def read_study(profile: str) -> Study:
+    "What `load` returns; what is wrong in settings.ini raises errors of many types."
+    ini = sections()
+    study, own = ini["study"], section("profile", profile)
+    usual = nested(ini.items("profile"))
+    check_own_values(profile, usual, own)
+    values = with_names(merged(usual, own), ini)
+    methods = study["methods"].split()
+    languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
+    known = described_languages([study["pivot"], *languages], ini)
     groups = expand_groups(ini.items("groups"), languages)
     return Study(
         profile,

@@ -194,6 +194,10 @@ class Request:
             if value not in known:
                 raise UserError(f"--{name} {value!r}: {nearest(value, known)}")
         check_keep(ENGINES[self.engine], self.script())
+        rest = self.prompt.replace("{source}", "").replace("{target}", "")
+        if set("{}") & set(rest) or not rest.strip():
+            raise UserError(f"--prompt {self.prompt!r}: write an instruction, with {{source}} and {{target}} "
+                            "for the names of the languages and no other braces")
 
 # %% ../nbs/lib/translate_files.ipynb #43ae225e
 BATCHES = 4  # of a chunk

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import UserError, nearest, sha256
+from ..core import UserError, find_root, nearest, sha256
 from .rows import json_rows, numbered_lines, require_text
 from ..settings import Direction
 
@@ -104,6 +104,8 @@ class Corpus:
         "The corpus of this package, by the name `embedded`, or a folder of the user's. Raises UserError if it is none."
         here = Path(resources.files("mmtmerge") / "data" / "corpus")
         folder = here if name == "embedded" else Path(name).expanduser()
+        if not folder.is_dir() and find_root():     # settings.ini names folders from the project's root
+            folder = find_root() / folder
         if not folder.is_dir():
             raise UserError(f"corpus {name!r} is no folder: write 'embedded' or a folder's path")
         return cls(folder, wide)

@@ -113,7 +113,7 @@ def check_settings(
     require(dtype is None or dtype in types, f"unknown dtype {dtype!r}: {nearest(dtype, types)}")
     require(threads is None or threads > 0, f"threads must be at least 1: got {threads}")
     require(0 < shard_gb < math.inf, f"shard_gb must be above 0: got {shard_gb}")
-    require(not out.exists(), f"{out} exists already: name another folder, or remove it")
+    require(not os.path.lexists(out), f"{out} exists already: name another folder, or remove it")
 
 # %% ../../nbs/lib/merge/checkpoints.ipynb #00a04bb5
 def check_outside(

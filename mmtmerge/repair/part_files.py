@@ -142,11 +142,15 @@ def check_part(
     file: Path,
     digest: str,    # hash that parts.json gives for the file
     trunk: str,     # digest of the trunk
+    direction: str = None,     # whose part it is; None: of all
 ):
     "Raises UserError if a part file is missing, damaged, another one than written, or of another trunk."
     belongs = metadata_of(file).get("trunk")
     require(belongs == trunk, f"{file} is a part of another trunk ({belongs}, this one is {trunk}): "
                               "use it with the folder that it came from")
+    owner = metadata_of(file).get("direction")
+    require(owner == direction, f"{file} is the part of {owner}, parts.json says of {direction}: "
+                                "copy the folder again")
     found = file_hash(file)
     require(found == digest, f"{file} is damaged: its XXH3-128 is {found}, parts.json says {digest}: "
                              "copy the folder again")

@@ -67,19 +67,20 @@ def opened(
     self: Artefact,
     entry: dict,       # of parts.json
     read,              # what reads the file
+    direction: str = None,     # whose part it is; None: of all
 ) -> dict:
     "What a file holds, checked once. Raises UserError if it is missing, damaged or of another trunk."
     name = entry["file"]
     if name not in self.checked:
         file = self.folder / name
-        check_part(file, entry["xxh3_128"], self.about["trunk"]["digest"])
+        check_part(file, entry["xxh3_128"], self.about["trunk"]["digest"], direction)
         self.checked[name] = read(file)
     return self.checked[name]
 
 @patch
 def part(self: Artefact, direction: str) -> dict:
     "The part of a direction: name -> field -> tensor. Raises UserError if it cannot be used."
-    stored = self.opened(self.entry(direction), read_part)
+    stored = self.opened(self.entry(direction), read_part, direction)
     for name in self.rule_of:
         require(name in stored, f"{self.folder}: the part of {direction} lacks {name!r}: make the artefact again")
     return stored

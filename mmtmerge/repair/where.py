@@ -168,6 +168,8 @@ def parse_call(
         raise ValueError("not a call")
     values = [value_of(argument) for argument in node.args]
     named = {keyword.arg: value_of(keyword.value) for keyword in node.keywords}
+    if len(named) < len(node.keywords):
+        raise ValueError("a name is given twice")
     return node.func.id, values, named
 
 # %% ../../nbs/lib/repair/where.ipynb #ec913c56

@@ -167,7 +167,7 @@ def text_table(
     half = (high - low) / 2
     text = score.map("{:.1f}".format) + " ±" + half.map("{:.1f}".format) + range_text(study, tidy, scale)
     merged = [row_label(study, m) for m in study.methods]
-    shown = score.round(1)
+    shown = score.map("{:.1f}".format).astype(float)     # as it is printed: equal numbers are all bold
     highest = shown.eq(shown.loc[merged].max())
     best = highest & score.index.isin(merged)[:, None]
     return TextTable(text.where(score.notna(), "–"), best, merged, caption, notes)

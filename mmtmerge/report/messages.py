@@ -21,7 +21,7 @@ def retention_message(
 ) -> str:
     "Mean retention of merges into one language and into several, over the methods."
     means = kept[(kept.direction == "average") & (kept.metric == metric)].groupby("kind").score.mean()
-    found = [f"{into} {means[kind]:.0%}" for kind, into in INTO.items() if kind in means]
+    found = [f"{means[kind]:.0%} {into}" for kind, into in INTO.items() if kind in means]
     return f"Of the experts' {metric}, merges keep {', '.join(found)}"
 
 # %% ../../nbs/lib/report/messages.ipynb #343fbb6c
@@ -36,7 +36,7 @@ def deltas_message(
     "Sign conflicts of each size of group, and what coins would give."
     rows = without_embeddings(deltas)
     sizes = rows.group.map({group: len(members) for group, members in study.groups.items()})
-    found = [f"{share:.3f} of the weights ({chance_conflict(n):.3f} by coins) with {n} experts"
+    found = [f"{share:.2f} of the weights ({chance_conflict(n):.2f} by coins) with {n} experts"
              for n, share in rows.groupby(sizes).conflicts.mean().items()]
     return f"Signs conflict in {' and '.join(found)}"
 

@@ -160,8 +160,8 @@ def rho(
     return f"{fixed(row.rho, 2)} {ends(row.ci_low, row.ci_high, 2)}"
 
 @patch
-def verdicts(self: Quoted) -> dict:   # holds | does not hold | cannot tell | all -> claims
+def verdicts(self: Quoted) -> dict:   # holds | does not hold | cannot tell | not tested | all -> claims
     "How the claims of Section 5 went."
     counts = self.table("claims").verdict.value_counts().to_dict()
-    found = {verdict: counts.get(verdict, 0) for verdict in ("holds", "does not hold", "cannot tell")}
+    found = {verdict: counts.get(verdict, 0) for verdict in ("holds", "does not hold", "cannot tell", "not tested")}
     return found | {"all": sum(counts.values())}

@@ -46,12 +46,13 @@ def title(fig, message: str):
 
 def save(
     fig,
-    path: Path,          # without ending
+    path: Path,          # its ending, .png or .svg, is not needed
     message: str = "",   # what the figure says: its title
 ) -> Path:               # of the PNG
     "Write a figure as PNG and SVG, deterministically, and close it."
     import matplotlib.pyplot as plt
     path = Path(path)
+    path = path.with_suffix("") if path.suffix in (".png", ".svg") else path
     path.parent.mkdir(parents=True, exist_ok=True)
     if message:
         title(fig, message)

@@ -26,8 +26,8 @@ def project(tmp_path, monkeypatch):
     "A project without notebooks, and three files of a user."
     (tmp_path / "nbs").mkdir()
     (tmp_path / "settings.ini").write_text((REPO / "settings.ini").read_text(encoding="utf-8"), encoding="utf-8")
-    for kind in ("train", "dev", "devtest"):
-        table(tmp_path / f"{kind}.tsv")
+    for kind, word in (("train", ""), ("dev", " now"), ("devtest", " here")):
+        table(tmp_path / f"{kind}.tsv", [(f"{source}{word}", target) for source, target in LINES])
     monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -489,7 +489,7 @@ def test_parts_of_another_direction(models):
     "A part under the name of another direction is not the file that was written."
     out = repair_in(models)
     shutil.copy(out / part_path("en-ta", True), out / part_path("en-hi", True))
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is the part of en-ta, parts.json says of en-hi"):
         Routed.open(out).switch("en-hi")
 
 

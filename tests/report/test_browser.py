@@ -38,7 +38,7 @@ def test_what_is_wrong_is_found(browser, tmp_path):
     assert "wider" not in "\n".join(faults(browser, page, 1400))
 
 
-@pytest.mark.parametrize("verdict", ["holds", "does-not-hold", "cannot-tell"])
+@pytest.mark.parametrize("verdict", ["holds", "does-not-hold", "cannot-tell", "not-tested"])
 def test_the_filter_filters(browser, verdict):
     page, complaints = opened(browser, REPORT)
     rows = page.locator(".claims tbody tr")

@@ -105,7 +105,7 @@ def test_a_prompt_of_ones_own(hindi):
     study = call(MINI, "hi-en", text=text_of(hindi))
     same = "Translate the following {source} sentence to {target}"
     assert call(MINI, "hi-en", "--prompt", same, text=text_of(hindi)) == study
-    assert call(MINI, "hi-en", "--prompt", "Translate {x} to {target}", text=text_of(hindi)) != study
+    assert call(MINI, "hi-en", "--prompt", "Write this {source} text in {target}", text=text_of(hindi)) != study
 
 
 def test_the_batch_changes_nothing(hindi):
