@@ -88,3 +88,41 @@ def test_scripts_that_unicode_names(script):
 def test_a_script_that_is_accepted_has_letters():
     for language in load("laptop").known.values():
         assert in_script(dict(en="a", hi="क", bn="ক", ta="க", te="క")[language.code], language.script) == 1
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("[profile smoke]\n", "[profile smoke]\ntest_linse = 3\n", "did you mean 'test_lines'"),
+        ("[profile smoke]\n", "[profile smoke]\nseed = x\n", "seed = 'x' is no number"),
+        ("[profile smoke]\n", "[profile ]\n", "needs a name of one word"),
+        ("[profile smoke]\n", "[profile my smoke]\n", "needs a name of one word"),
+        ("[groups]\n", "[gruops]\n", "NoSectionError"),
+        ("[study]\n", "[studdy]\n", "KeyError"),
+        ("pivot = en", "pivto = en", "KeyError"),
+        ("repair_whole = en-indic all", "repair_whole = 5", "AttributeError"),
+        ("name = Hindi", "nmae = Hindi", "TypeError"),
+    ],
+)
+def test_what_is_wrong_names_the_file(tmp_path, monkeypatch, old, new, said):
+    text = (root() / "settings.ini").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "settings.ini").write_text(text.replace(old, new, 1), encoding="utf-8")
+    (tmp_path / "nbs").mkdir()
+    monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match="settings.ini.*") as error:
+        load("smoke")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("encoding, read", [("utf-8-sig", True), ("utf-16", False)])
+def test_encodings_of_the_settings(tmp_path, monkeypatch, encoding, read):
+    text = (root() / "settings.ini").read_text(encoding="utf-8")
+    (tmp_path / "settings.ini").write_text(text, encoding=encoding)
+    (tmp_path / "nbs").mkdir()
+    monkeypatch.setenv("MMTMERGE_ROOT", str(tmp_path))
+    if read:
+        assert load("smoke").profile == "smoke"
+        return
+    with pytest.raises(UserError, match="settings.ini: 'utf-8' codec"):
+        load("smoke")

@@ -168,7 +168,8 @@ def gather():
     for name in ("figures", "tables"):     # the report links to these folders
         sources.folder_page(PROFILE / name)
     for page in (ROOT / "docs").rglob("*.md"):
-        sources.write(page.relative_to(ROOT / "docs"), page.read_bytes())
+        text = page.read_text(encoding="utf-8").replace("](../../", "](../")     # in the site one level higher
+        sources.write(page.relative_to(ROOT / "docs"), text)
     for title, paths in rooms().items():
         chapters = [f"/{path.relative_to(ROOT).with_suffix('')}" for path in paths]
         sources.contents(f"library/{slug(title)}.md", title, chapters)

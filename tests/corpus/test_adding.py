@@ -1,4 +1,7 @@
 "`mmtmerge language add`: what it writes, and what it refuses before anything is written."
+import json
+import re
+
 import pytest
 
 from conftest import REPO, mmtmerge
@@ -98,3 +101,57 @@ def test_the_command_shows_writes_and_refuses_a_second_time(project):
     assert mmtmerge(project, *words).returncode == 0
     again = mmtmerge(project, *words)
     assert again.returncode == 2 and "[language kn] already" in again.stderr and "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    "code, name, more, said",
+    [
+        ("kn-x", "Kannada", {}, "code 'kn-x': write letters"),
+        ("kn", "", {}, "--name ''"),
+        ("kn", "Kan\n[study]", {}, "on one line"),
+        ("kn", "{0} Kannada", {}, "without {}"),
+        ("kn", "Hindi", {}, "calls 'hi' so"),
+        ("kn", "Kannada", dict(profile="my profile"), "write one word"),
+        ("kn", "Kannada", dict(profile="../../evil"), "write one word"),
+        ("kn", "Kannada", dict(folder="embedded"), "is the name of a corpus"),
+        ("kn", "Kannada", dict(folder="samanantar"), "is the name of a corpus"),
+        ("kn", "Kannada", dict(dev="train.tsv", devtest="train.tsv"), "has only sentences of"),
+    ],
+)
+def test_names_that_would_break_the_settings(project, code, name, more, said):
+    before = (project / "settings.ini").read_bytes()
+    for kind in ("train", "dev", "devtest"):
+        file = project / f"{kind}.tsv"
+        file.write_text(file.read_text().replace("en\tkn", f"en\t{code}"))
+    files = {kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")}
+    with pytest.raises(UserError, match=re.escape(said)):
+        adding.plan_language(code, name, **files | more)
+    assert (project / "settings.ini").read_bytes() == before
+
+
+def test_what_a_table_cannot_keep_is_found_by_the_dry_run(project):
+    table(project / "dev.tsv", [("7", "Open it now", "ತೆರೆ"), ("7", "Close it now", "ಮುಚ್ಚಿ")], "id\ten\tkn")
+    with pytest.raises(UserError, match="dev.tsv: id '7' is used twice"):
+        planned()
+    (project / "dev.jsonl").write_text(json.dumps(dict(en="Open\tit now", kn="ತೆರೆ")), encoding="utf-8")
+    with pytest.raises(UserError, match="dev.jsonl, line 1: 'en' holds a tab"):
+        planned(dev="dev.jsonl")
+
+
+def test_what_an_interrupted_attempt_wrote_is_used(project):
+    before = (project / "settings.ini").read_bytes()
+    adding.write_language(planned())
+    (project / "settings.ini").write_bytes(before)
+    adding.write_language(planned())
+    assert load("kannada").languages == ["kn"]
+    (project / "settings.ini").write_bytes(before)
+    (project / "corpus-kn/dev.en-kn.tsv.xz").touch()
+    with pytest.raises(UserError, match="dev.en-kn.tsv.xz exists"):
+        planned()
+
+
+def test_a_folder_beside_the_settings_is_found_from_elsewhere(project, tmp_path_factory, monkeypatch):
+    adding.write_language(planned())
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert load("kannada").p.corpus == "corpus-kn"
+    assert len(Corpus.open("corpus-kn").test("dev", "en-kn")) == 3

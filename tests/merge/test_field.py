@@ -388,3 +388,33 @@ def test_one_vocabulary_in_two_files(tmp_path, same):
         return
     with pytest.raises(UserError, match="token .* has id"):
         tokenizers(tmp_path, {"tokenizer.json": written}, {"tokenizer.model": model})
+
+
+def with_a_first_token(written):
+    piece = {"Sequence": {"id": "A", "type_id": 0}}
+    first = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    written["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [first, piece],
+        "pair": [first, piece, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    }
+
+
+def with_dropout(written):
+    written["model"]["dropout"] = 0.9
+
+
+def with_another_added_token(written):
+    written["added_tokens"][0]["lstrip"] = not written["added_tokens"][0]["lstrip"]
+
+
+@pytest.mark.parametrize("change", [with_a_first_token, with_dropout, with_another_added_token])
+def test_tokenizers_that_make_other_numbers(change):
+    from mmtmerge.core import root
+    from mmtmerge.merge.checkpoint_checks import tokenizer_parts
+
+    content = (root() / "mmtmerge/data/miniature/tokenizer.json").read_bytes()
+    written = json.loads(content)
+    change(written)
+    assert tokenizer_parts(json.dumps(written).encode()) != tokenizer_parts(content)

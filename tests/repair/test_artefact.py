@@ -493,6 +493,18 @@ def test_parts_of_another_direction(models):
         Routed.open(out).switch("en-hi")
 
 
+def test_parts_under_each_other_s_names(models):
+    "The list of files is not what says whose a part is."
+    out = repair_in(models)
+    about = json.loads((out / "parts.json").read_text())
+    two = about["directions"]
+    two["en-hi"]["file"], two["en-ta"]["file"] = two["en-ta"]["file"], two["en-hi"]["file"]
+    two["en-hi"]["xxh3_128"], two["en-ta"]["xxh3_128"] = two["en-ta"]["xxh3_128"], two["en-hi"]["xxh3_128"]
+    (out / "parts.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="is the part of en-ta, parts.json says of en-hi"):
+        Routed.open(out).switch("en-hi")
+
+
 def test_names_and_prompts(models):
     "An unknown direction and a missing prompt are refused before the model is touched."
     routed = Routed.open(repair_in(models))
