@@ -89,6 +89,8 @@ class Sources:
         path = Path(os.path.normpath(page.parent / target))
         if path.suffix == ".html":
             return f'<a href="{target}">{text}</a>'
+        if path == ROOT / "docs/howto":     # of the README: pages that the site has at its top
+            return f"[{text}](howto/merge.md)"
         if path.is_dir():
             if SOURCE / path.relative_to(ROOT) / "index.md" not in self.written:
                 self.folder_page(path)
