@@ -292,7 +292,9 @@ def merge_arguments(
     except UserError as e:
         raise UserError(f"{file}: {e}") from None
     dtype = asked or arithmetic
-    how = dict(preset="mergekit", lam=lam, dtype=dtype, chat_template=template)
+    how = dict(preset="mergekit", lam=lam, dtype=dtype)
+    if template:
+        how["chat_template"] = template
     return dict(base=base, experts=experts, method=method, **how, **hyper)
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #10a3fb2b
