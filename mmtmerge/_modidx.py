@@ -765,6 +765,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mmtmerge/merge/mergekit_file.py'),
                                               'mmtmerge.merge.mergekit_file.read_yaml': ( 'lib/merge/mergekit_file.html#read_yaml',
                                                                                           'mmtmerge/merge/mergekit_file.py'),
+                                              'mmtmerge.merge.mergekit_file.with_models': ( 'lib/merge/mergekit_file.html#with_models',
+                                                                                            'mmtmerge/merge/mergekit_file.py'),
                                               'mmtmerge.merge.mergekit_file.yaml_problem': ( 'lib/merge/mergekit_file.html#yaml_problem',
                                                                                              'mmtmerge/merge/mergekit_file.py')},
             'mmtmerge.merge.mergekit_methods': { 'mmtmerge.merge.mergekit_methods.arc': ( 'lib/merge/mergekit_methods.html#arc',

@@ -16,7 +16,7 @@ from ..core import UserError
 from .checkpoint_checks import quiet_transformers
 from .checkpoint_reader import Checkpoint, read_object
 from .checkpoint_writer import copy_other_files
-from .mergekit_file import PLACES
+from .mergekit_file import with_models
 from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_adapters.ipynb #25d6941c
@@ -37,18 +37,13 @@ def named_adapters(
     found: dict,    # is extended: model+adapter -> (model, adapter)
 ):                  # the same, every model with an adapter in one form
     "A configuration in which models with an adapter are named alike."
-    if isinstance(config, list):
-        return [named_adapters(part, found) for part in config]
-    if not isinstance(config, Mapping):
-        return config
-    changed = {}
-    for key, value in config.items():
-        pair = adapted(value) if key in PLACES else None
-        if pair:
-            value = "+".join(pair)
-            found[value] = pair
-        changed[key] = named_adapters(value, found)
-    return changed
+    def name(value):
+        pair = adapted(value)
+        if not pair:
+            return value
+        found["+".join(pair)] = pair
+        return "+".join(pair)
+    return with_models(config, name)
 
 # %% ../../nbs/lib/merge/mergekit_adapters.ipynb #79380dde
 def check_adapter(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'PLACES', 'read_text', 'yaml_problem', 'EveryKeyOnce', 'read_documents', 'read_yaml', 'mapping_at',
-           'dtype_at', 'check_entry', 'model_folder', 'listed_models']
+           'dtype_at', 'check_entry', 'with_models', 'model_folder', 'listed_models']
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #3b4b45c4
 import contextlib
@@ -116,6 +116,18 @@ def check_entry(
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #6939abe9
 PLACES = ("model", "path", "base_model", "tokenizer_source", "source")     # keys beside which a model is named
+
+def with_models(
+    config,     # a configuration, or a part of it
+    change,     # value beside a key of PLACES -> what takes its place
+):
+    "A configuration with other models."
+    if isinstance(config, list):
+        return [with_models(part, change) for part in config]
+    if not isinstance(config, dict):
+        return config
+    changed = {key: change(value) if key in PLACES else value for key, value in config.items()}
+    return {key: with_models(value, change) for key, value in changed.items()}
 
 def model_folder(
     value,         # as YAML reads it

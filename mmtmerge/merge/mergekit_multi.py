@@ -8,14 +8,13 @@ __all__ = ['has_steps', 'by_name', 'with_folders', 'in_order', 'check_documents'
 # %% ../../nbs/lib/merge/mergekit_multi.ipynb #6df0ef93
 import contextlib
 import shutil
-from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
 from ..core import UserError
 from .checkpoints import check_settings, merge_checkpoints, new_folders, only_writer
 from .mergekit_adapters import check_adapter, merge_adapter, named_adapters
-from .mergekit_file import PLACES, mapping_at, read_documents
+from .mergekit_file import mapping_at, read_documents, with_models
 from .mergekit_yaml import check_keys, merge_arguments, unwrapped
 from .task_vectors import require
 
@@ -50,17 +49,12 @@ def with_folders(
     used: set,        # is extended: the names that were found
 ):                    # the same, with folders in place of names
     "A configuration whose models are folders."
-    if isinstance(config, list):
-        return [with_folders(part, folders, used) for part in config]
-    if not isinstance(config, Mapping):
-        return config
-    changed = {}
-    for key, value in config.items():
-        if key in PLACES and isinstance(value, str) and value in folders:
-            used.add(value)
-            value = str(folders[value])
-        changed[key] = with_folders(value, folders, used)
-    return changed
+    def folder(value):
+        if not isinstance(value, str) or value not in folders:
+            return value
+        used.add(value)
+        return str(folders[value])
+    return with_models(config, folder)
 
 def in_order(
     merges: dict,    # name, or None -> configuration
