@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXPERTS', 'BASE', 'JOINT', 'SCRIPT', 'MERGE', 'MERGE_ALL', 'BARE', 'BARE_SCRIPT', 'PARTS', 'PARTS_SCRIPT',
            'PARTS_ALL', 'BLOCKS', 'LOW_RANK', 'LOW_RANK_ALL', 'WHOLE', 'FAMILIES', 'CONTROLS', 'POINTS', 'Trunk',
-           'Candidate', 'Family', 'block_families', 'trunk_of', 'members', 'contest', 'middle_rank', 'contests',
-           'scaled', 'references', 'controls', 'point', 'differing_targets', 'joint_moments', 'all_families', 'points']
+           'Candidate', 'Family', 'own_contest', 'block_families', 'trunk_of', 'members', 'contest', 'middle_rank',
+           'contests', 'scaled', 'references', 'controls', 'point', 'differing_targets', 'joint_moments',
+           'all_families', 'points']
 
 # %% ../../nbs/lib/repair/candidates.ipynb #7fc332db
 from dataclasses import asdict, dataclass, replace
@@ -76,12 +77,20 @@ class Family:
     values: tuple           # numbers, or the name of a setting that holds them
     keep: str = ""
     core: bool = False      # tried in every group
-    contest: str = "parts"  # that chooses lam
+    contest: str = "parts"  # that chooses lam; its own name: one with its first value in place
 
 MERGE, MERGE_ALL = "merge", "merge with embeddings"
 BARE, BARE_SCRIPT, PARTS, PARTS_SCRIPT = "bare", "bare, script", "parts", "parts, script"
 PARTS_ALL, BLOCKS = "parts, embeddings merged", "blocks"
 LOW_RANK, LOW_RANK_ALL, WHOLE = "projections=low_rank({})", "all=low_rank({})", "blocks:{}/all=whole"
+
+def own_contest(
+    name: str,
+    rules: str,      # with {} for the value
+    values: tuple,
+) -> Family:
+    "A family on the merge whose lam is chosen with its own first part in place."
+    return Family(name, MERGE, rules, values, contest=name)
 
 FAMILIES = (
     Family("low rank on the merge", MERGE, LOW_RANK, "repair_ranks", core=True),
@@ -89,13 +98,14 @@ FAMILIES = (
     Family("low rank on the base", BASE, LOW_RANK, "repair_ranks", core=True),
     Family("low rank on the joint model", JOINT, LOW_RANK, "repair_ranks", core=True),
     Family("low rank everywhere", MERGE, LOW_RANK_ALL, "repair_ranks"),
+    own_contest("low rank and rows of the embeddings", "projections=low_rank(2); embeddings=rows({})", (.01, .05, .2)),
     Family("low rank, embeddings merged", MERGE_ALL, LOW_RANK, "repair_ranks", contest=PARTS_ALL),
     Family("low rank everywhere, embeddings merged", MERGE_ALL, LOW_RANK_ALL, "repair_ranks", contest=PARTS_ALL),
-    Family("bits on the merge", MERGE, "projections=bits({})", (1, 2)),
+    own_contest("bits on the merge", "projections=bits({})", (1, 2)),
     Family("bits on the base", BASE, "projections=bits({})", (1, 2)),
-    Family("bits and low rank on the merge", MERGE, "projections=bits_low_rank(1, {})", (2,)),
-    Family("ternary on the merge", MERGE, "projections=ternary({})", (.05, .2)),
-    Family("dropped on the merge", MERGE, "projections=drop({})", (.9, .95)),
+    own_contest("bits and low rank on the merge", "projections=bits_low_rank(1, {})", (2,)),
+    own_contest("ternary on the merge", "projections=ternary({})", (.05, .2)),
+    own_contest("dropped on the merge", "projections=drop({})", (.9, .95)),
     Family("TALL masks", BASE, "all=tall({})", (.2, .4, .6)),
     Family("EMR", BASE, "all=emr()", (1,)),
 )
@@ -175,8 +185,11 @@ def contests(
         found[PARTS_SCRIPT] = contest(study, PARTS_SCRIPT, MERGE, low, SCRIPT)
         found[PARTS_ALL] = contest(study, PARTS_ALL, MERGE_ALL, everywhere)
         found[BLOCKS] = contest(study, BLOCKS, MERGE, late)
+        own = [family for family in FAMILIES if family.contest == family.name]
+        found |= {f.name: contest(study, f.name, f.trunk, f.rules.format(f"{f.values[0]:g}")) for f in own}
     return found
 
+# %% ../../nbs/lib/repair/candidates.ipynb #64368409
 def scaled(
     study: Study,
     method: str,

@@ -22,7 +22,7 @@ from ..merge.grid_search import whole_lines
 from ..merge.task_vectors import require
 from ..probe.similarity import cka_pairs
 from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
-from .compose import encode_expert, size_in_models, switched, unify
+from .compose import encode_expert, memory_in_models, size_in_models, switched, unify
 from .where import count_blocks, parse_rules, rules_text
 
 # %% ../../nbs/lib/repair/trials.ipynb #49c136fe
@@ -198,17 +198,17 @@ class Trials:
 # %% ../../nbs/lib/repair/trials.ipynb #742e1dfb
 @patch
 def weights(self: Trials, candidate: Candidate) -> tuple:
-    "(direction -> function that gives the weights by name, size in models)."
+    "(direction -> function that gives the weights by name, size in models: models on disk, memory)."
     trunk, experts = candidate.trunk, self.trunks.experts
     if trunk.kind == EXPERTS:
-        return {d: dict for d in experts}, float(len(experts))
+        return {d: dict for d in experts}, dict(models=float(len(experts)), memory=float(len(experts)))
     state = self.trunks[trunk]
     if not candidate.rules:
-        return {d: dict for d in experts}, 1.
+        return {d: dict for d in experts}, dict(models=1., memory=1.)
     rules = parse_rules(candidate.rules)
     parts, shared = self.parts.of(trunk, rules)
     count = sum(t.numel() for t in state.values())
-    size = size_in_models(count, parts, shared)
+    size = dict(models=size_in_models(count, parts, shared), memory=memory_in_models(state, parts, rules, shared))
     owners = self.owners(candidate)
     touched = {d: lambda own=parts[owners[d]]: switched(state, own, rules, shared) for d in experts}
     return touched, size
@@ -257,9 +257,9 @@ def statistics(self: Trials, candidate: Candidate) -> tuple:
     return found, size
 
 @patch
-def keep(self: Trials, candidate: Candidate, found: dict, size: float):
+def keep(self: Trials, candidate: Candidate, found: dict, size: dict):
     "Append what was measured to the file."
-    line = dict(name=candidate.name, models=size, directions={str(d): made for d, made in found.items()})
+    line = dict(name=candidate.name, **size, directions={str(d): made for d, made in found.items()})
     with open(self.file, "a", encoding="utf-8") as f:
         f.write("\n" + json.dumps(line, ensure_ascii=False))
     self.measured[candidate.name] = line

@@ -31,14 +31,14 @@ def frontier_rows(
     about = dict(group=group, snapshot=snapshot, family=spec["family"], value=spec["value"], trunk=trunk["kind"],
                  moment=trunk["snapshot"], lam=trunk["lam"], embeddings=trunk["embeddings"],
                  hyper=", ".join(f"{name}={value}" for name, value in trunk["hyper"]), rules=spec["rules"],
-                 decoding=spec["keep"], swapped=spec["swapped"], models=made["models"])
+                 decoding=spec["keep"], swapped=spec["swapped"], models=made["models"], memory=made["memory"])
     faults = {kind: made[kind] for kind in FAULTS}
     return [about | dict(metric=metric) | kept | faults for metric, kept in made["retention"].items()]
 
 def frontier_table(
     results: Results,
     keys: list,        # of runs of the stage `repair-dev`: en-indic, en-indic@.25
-) -> pd.DataFrame:     # group, snapshot, family, value, trunk, ..., models, metric, score, ci_low, ci_high, faults
+) -> pd.DataFrame:     # group, snapshot, family, value, ..., models, memory, metric, score, ci_low, ci_high, faults
     "Everything that was measured on dev."
     rows = []
     for key in keys:

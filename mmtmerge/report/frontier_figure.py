@@ -16,6 +16,7 @@ from .theme import BLACK, COLORS, DARK, subplots
 LINES = {   # family -> (label, colour, mark, line)
     "low rank on the merge": ("low rank on the merge", COLORS[0], "o", "-"),
     "low rank on the merge, script": ("the same, target's script", COLORS[0], "o", ":"),
+    "low rank and rows of the embeddings": ("rank 2 and rows of the embeddings", COLORS[0], "P", "-."),
     "low rank on the joint model": ("low rank on the joint model", COLORS[3], "D", "-"),
     "low rank on the base": ("low rank on the base", COLORS[1], "s", "--"),
     "bits on the merge": ("one or two bits on the merge", COLORS[2], "^", "-"),

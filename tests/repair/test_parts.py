@@ -13,7 +13,7 @@ from mmtmerge.core import UserError
 from mmtmerge.merge.apply import merge_state_dicts
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.example_experts import DATA, example_experts
-from mmtmerge.repair.compose import encode_expert, size_in_models, switched, unify
+from mmtmerge.repair.compose import encode_expert, memory_in_models, size_in_models, switched, unify
 from mmtmerge.repair.masks import emr_plain, tall_mask
 from mmtmerge.repair.parts import PARTS, Difference, decode, encode, leading_eigenvectors, memory_bytes
 from mmtmerge.repair.parts import stored_bytes, unified
@@ -28,6 +28,7 @@ HYPER = {
     "bits_low_rank": [dict(b=1, r=2), dict(b=2, r=500, rows=True, factors="float32")],
     "ternary": [dict(rho=0.05), dict(rho=0.3, c=0.7), dict(rho=1)],
     "drop": [dict(p=0), dict(p=0.5), dict(p=0.9)],
+    "rows": [dict(rho=0.05), dict(rho=0.5), dict(rho=1)],
     "tall": [dict(lam=0.4), dict(lam=0)],
     "emr": [{}, dict(published=True)],
 }
@@ -567,6 +568,10 @@ def test_sizes_in_models(directions):
     assert size("all=bits") == pytest.approx(1 + directions / 16, abs=1e-3)
     assert size("all=tall(.4)") == pytest.approx(2 + directions / 16, abs=1e-3)
     assert size("all=low_rank(4)") == 1 + directions * 4 * (256 + 128) / n
+    assert size("all=rows(.25)") == pytest.approx(1 + directions * 0.25, abs=4 * directions * 64 / n)
+    few = {who: encode_expert(base, expert, "all=ternary(.05)") for who, expert in experts.items()}
+    assert memory_in_models(base, few, "all=ternary(.05)") == pytest.approx(1 + directions / 8, abs=1e-2)
+    assert memory_in_models(base, few, "all=ternary(.05)") > size_in_models(n, few)
 
 
 def test_reads_checkpoints_from_disk():

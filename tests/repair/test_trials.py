@@ -58,7 +58,7 @@ def test_without_parts_all_directions_are_the_trunk(trials):
     bare = Candidate("bare", HALF)
     both = [weights(trials, bare, d) for d in ("en-hi", "en-ta")]
     assert equal(*both) and not equal(both[0], trials.trunks.base)
-    assert trials.weights(bare)[1] == 1
+    assert trials.weights(bare)[1] == dict(models=1, memory=1)
 
 
 def test_a_swapped_part_is_of_a_direction_with_another_target(trials):
