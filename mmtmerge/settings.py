@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'CONSTANTS', 'OPENING', 'NAMES', 'TOKENISER', 'TOKENISERS', 'COMMON_SCRIPTS', 'OTHER_NAMES', 'BASE',
-           'EMBEDDINGS_RULES', 'JOINT', 'ALL', 'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'LISTS', 'UNREADABLE',
-           'ALWAYS', 'number', 'value', 'typed', 'nested', 'sections', 'named_sections', 'section', 'profiles',
-           'base_spec', 'Language', 'scripts', 'check_script', 'Direction', 'System', 'file_name', 'known_name',
-           'Study', 'expand_groups', 'merged', 'as_list', 'read_grids', 'check_own_values', 'with_names',
-           'described_languages', 'load', 'read_study', 'Declared', 'declared_values', 'restricted', 'settings_digest']
+           'EMBEDDINGS_RULES', 'JOINT', 'ALL', 'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'COUNTS', 'SHARES',
+           'LISTS', 'UNREADABLE', 'ALWAYS', 'number', 'value', 'typed', 'nested', 'sections', 'named_sections',
+           'section', 'profiles', 'base_spec', 'Language', 'scripts', 'check_script', 'Direction', 'System',
+           'file_name', 'known_name', 'Study', 'expand_groups', 'merged', 'as_list', 'read_grids', 'check_own_values',
+           'check_ranges', 'with_names', 'described_languages', 'load', 'read_study', 'Declared', 'declared_values',
+           'restricted', 'settings_digest']
 
 # %% ../nbs/lib/settings.ipynb #4ad07391
 import ast
@@ -527,6 +528,26 @@ def check_own_values(
         if number and isinstance(value, str):
             raise UserError(f"{where}: {name} = {value!r} is no number")
 
+COUNTS = """threads epochs batch_size gradient_accumulation max_tokens eval_pairs train_pairs test_lines growth_lines
+    decode_batch bootstrap probe_lines probe_folds angle_dims repair_lines
+    repair_ranks repair_blocks repair_test_lines""".split()
+SHARES = "snapshots neuron_rho neuron_tau".split()
+
+def check_ranges(
+    profile: str,
+    values: dict,   # of the profile, with what it takes from [profile]
+):
+    "Raises UserError where a count is below 1, a share is not between 0 and 1, or a number is negative."
+    for name, value in values.items():
+        several = value.values() if isinstance(value, dict) else as_list(value)
+        for x in several:
+            if isinstance(x, (bool, str, type(None))):
+                continue
+            good = 0 < x < 1 if name in SHARES else x >= (name in COUNTS)
+            limits = "between 0 and 1" if name in SHARES else f"at least {int(name in COUNTS)}"
+            if not good:
+                raise UserError(f"{settings_file()}, profile {profile}: {name} = {x}: it must be {limits}")
+
 # %% ../nbs/lib/settings.ipynb #f4be0161
 LISTS = ("rungs", "snapshots", "repair_lams", "repair_ranks", "repair_blocks")   # values that are lists, even of one
 
@@ -579,6 +600,7 @@ def read_study(profile: str) -> Study:
     usual = nested(ini.items("profile"))
     check_own_values(profile, usual, own)
     values = with_names(merged(usual, own), ini)
+    check_ranges(profile, values)
     methods = study["methods"].split()
     languages = str(values.pop("languages", study["languages"])).split()  # a profile may study fewer
     known = described_languages([study["pivot"], *languages], ini)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from mmtmerge import models
 from mmtmerge.core import UserError, root
 from mmtmerge.merge.apply import merge_state_dicts
+from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.task_vectors import check_finite, check_shapes, state
 
 MINI = root() / "mmtmerge/data/miniature"
@@ -35,6 +36,13 @@ def test_missing_weights(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no .safetensors file"):
         models.load_model(checkpoint)
+
+
+def test_an_index_that_names_no_file(checkpoint):
+    index = checkpoint / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"model.norm.weight": 3}}')
+    with pytest.raises(UserError, match="weight_map names no file for 'model.norm.weight'"):
+        Checkpoint(checkpoint)
 
 
 def test_pickle_is_not_read(checkpoint):

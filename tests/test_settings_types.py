@@ -95,6 +95,10 @@ def test_a_script_that_is_accepted_has_letters():
     [
         ("[profile smoke]\n", "[profile smoke]\ntest_linse = 3\n", "did you mean 'test_lines'"),
         ("[profile smoke]\n", "[profile smoke]\nseed = x\n", "seed = 'x' is no number"),
+        ("[profile smoke]\n", "[profile smoke]\nbatch_size = 0\n", "batch_size = 0: it must be at least 1"),
+        ("[profile smoke]\n", "[profile smoke]\nadam_eps = -1e-5\n", "adam_eps = -1e-05: it must be at least 0"),
+        ("[profile smoke]\n", "[profile smoke]\nsnapshots = .5 1\n", "snapshots = 1: it must be between 0 and 1"),
+        ("train_pairs.hi = 96", "train_pairs.hi = -4", "train_pairs = -4: it must be at least 1"),
         ("[profile smoke]\n", "[profile ]\n", "needs a name of one word"),
         ("[profile smoke]\n", "[profile my smoke]\n", "needs a name of one word"),
         ("[groups]\n", "[gruops]\n", "NoSectionError"),

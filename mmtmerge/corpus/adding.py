@@ -243,7 +243,7 @@ def plan_language(
 
 def note_of(kind: str, of: Brought, count: int, values: dict) -> str:
     "What was found in one file."
-    left = f"; {of.untranslated} without a translation are left out" if of.untranslated else ""
+    left = f"; lines without a translation, which are left out: {of.untranslated}" if of.untranslated else ""
     limits = f"{values.get('min_words', 1)} to {values.get('max_words') or 'any number of'} words"
     return f"{kind}: {len(of.rows)} lines of {of.path}, {count} of them have {limits}{left}"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYER', 'BEFORE_LAYERS', 'layer_of', 'layer_counts', 'position', 'interpolate', 'Condition', 'ByTensor', 'by_tensor',
-           'value_at']
+           'value_at', 'unused_filters']
 
 # %% ../../nbs/lib/merge/by_tensor.ipynb #77f9fbc7
 import re
@@ -141,3 +141,16 @@ def value_at(
     if isinstance(value, (list, tuple)):
         return [value_at(inner, name, counts) for inner in value]
     return value.at(name, counts)
+
+# %% ../../nbs/lib/merge/by_tensor.ipynb #7f7d2cc2
+def unused_filters(
+    value,      # a hyper-parameter: one for all, a list, or a mapping by expert
+    names,      # of all tensors of the model
+) -> set:       # of filters
+    "Filters that fit no tensor."
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return set().union(*(unused_filters(inner, names) for inner in value))
+    asked = {condition.filter for condition in value.conditions} if isinstance(value, ByTensor) else set()
+    return {text for text in asked - {"*"} if not any(text in name for name in names)}

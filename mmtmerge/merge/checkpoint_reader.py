@@ -81,6 +81,8 @@ def weight_files(
         return files or refuse_without_weights(folder), None
     listed = read_object(index).get("weight_map")
     require(isinstance(listed, dict) and listed, f"{index} has no weight_map: fetch it again")
+    strange = next((name for name, file in listed.items() if not isinstance(file, str)), None)
+    require(strange is None, f"{index}: weight_map names no file for {strange!r}: fetch it again")
     files = sorted({folder / name for name in listed.values()})
     require(single in files or not single.exists(),
             f"{folder} holds {single.name}, which Transformers reads, and {index.name}, which lists other files: "

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
-from .by_tensor import layer_counts
+from .by_tensor import layer_counts, unused_filters
 from .checkpoint_reader import TYPES, Checkpoint, read_object
 from .task_vectors import TaskVectors, finite, require
 
@@ -239,6 +240,8 @@ def write_merge(
 ) -> tuple:               # (name -> (shape, dtype) written, what the method noted -> of how many tensors)
     "Stream a merge into a folder: shards and their index. Raises UserError if values do not fit."
     tensors = tensors_to_write(base, dtype)
+    for text in sorted(unused_filters([*recipe.hyper.values(), recipe.lam], tensors)):
+        print(f"note: filter {text!r} fits no tensor of {base.folder}", file=sys.stderr)
     task_vectors = recipe.task_vectors(base, experts, threads)
     models, counts = [base, *experts.values()], layer_counts(tensors)
     writer = ShardWriter(folder, tensors, shard_bytes)

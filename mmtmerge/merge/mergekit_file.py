@@ -93,7 +93,7 @@ def dtype_at(
     where: str,    # for messages: file and key
 ) -> str:          # of TYPES; None where nothing is given
     "The type of the result. Raises UserError if it is none of those that can be written."
-    if not value:
+    if value is None or value == "":
         return None
     name = str(value).removeprefix("torch.")
     require(name in TYPES, f"{where}: unknown dtype {value!r}: {nearest(name, TYPES)}")

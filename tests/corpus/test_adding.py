@@ -97,7 +97,7 @@ def test_the_command_shows_writes_and_refuses_a_second_time(project):
     shown = mmtmerge(project, *words, "--dry-run")
     assert shown.returncode == 0 and "[language kn]" in shown.stdout and "nothing was written" in shown.stdout
     assert not (project / "corpus-kn").exists()
-    assert "1 without a translation are left out" in shown.stdout
+    assert "lines without a translation, which are left out: 1" in shown.stdout
     assert mmtmerge(project, *words).returncode == 0
     again = mmtmerge(project, *words)
     assert again.returncode == 2 and "[language kn] already" in again.stderr and "Traceback" not in again.stderr

@@ -184,6 +184,7 @@ BROKEN = {
     "method as a list": (TIES.replace("merge_method: ties", "merge_method: [ties]"), "merge_method"),
     "dtype as a list": (TIES.replace("dtype: float32", "dtype: [float32]"), "dtype"),
     "unknown dtype": (TIES.replace("dtype: float32", "dtype: float64"), "dtype"),
+    "dtype as a number": (TIES.replace("dtype: float32", "dtype: 0"), "unknown dtype 0"),
     "tokenizer as a list": (TIES + "tokenizer_source: [base]\n", "tokenizer_source"),
     "template as a list": (TIES + "chat_template: [auto]\n", "chat_template"),
     "another template": (TIES + "chat_template: chatmll\n", "did you mean 'chatml'"),
@@ -295,6 +296,12 @@ def test_values_that_cannot_be(here, tmp_path, text, said):
     message = refused(text, here, tmp_path)
     assert said in message
     assert "merge.yml" in message
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+def test_a_filter_that_fits_nothing_is_told(here, tmp_path, capsys):
+    equal(TIES.replace("weight: 0.5", "weight: [{filter: self_atn, value: .9}, {value: .5}]"), here, tmp_path)
+    assert "filter 'self_atn' fits no tensor of" in capsys.readouterr().err
 
 
 def sliced(method, ranges, models, *more, own=()):
