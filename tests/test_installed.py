@@ -1,5 +1,6 @@
 "An installed package, with no project around it: what works anywhere, and what says that it needs the notebooks."
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,14 @@ def installed(site, tmp_path):
 def test_the_settings_are_one_file():
     packaged = REPO / "mmtmerge" / "data" / "settings.ini"
     assert packaged.read_bytes() == (REPO / "settings.ini").read_bytes()
+
+
+def test_python_of_the_readme_runs_anywhere(site, tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    env = {name: text for name, text in os.environ.items() if not name.startswith("MMTMERGE_")}
+    env |= {"PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_names_are_listed(installed):

@@ -183,6 +183,8 @@ def gather():
     sources.contents("tables.md", "Tables", ["/outputs/*/tables/*"], [":glob:"])
     sources.contents("data.md", "Data", [f"/mmtmerge/data/{name}/README" for name in DATA])
     sources.write("commands.md", command_page())
+    words = (ROOT / "mmtmerge/data/report/words.html").read_text(encoding="utf-8")     # those of the report
+    sources.write("words.md", f"# Words\n\n```{{raw}} html\n{words}```\n")
     sources.sweep()
 
 

@@ -91,7 +91,8 @@ def body_of(
     if not quoted.has(*section.needs):
         return Markup("")
     template = environment(quoted.study).get_template(f"{section.name}.html.jinja")
-    return Markup(template.render(quoted=quoted, study=quoted.study, **section.context(quoted)))
+    body = template.render(quoted=quoted, study=quoted.study, **section.context(quoted))
+    return Markup(body.replace(" %", "\N{NO-BREAK SPACE}%"))     # no line between 95 and %
 
 # %% ../../nbs/lib/report/page.ipynb #a117264b
 def linked_figures(

@@ -6,6 +6,7 @@
 __all__ = ['Quoted', 'fixed', 'short', 'percent', 'ends', 'share']
 
 # %% ../../nbs/lib/report/quoted.ipynb #623aa398
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def short(x: float) -> str:
     if pd.isna(x):
         return fixed(x)
     size = abs(x)
-    return fixed(x, 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3)
+    small = 3 if size < 1e-6 else max(3, math.ceil(-math.log10(size)))     # 0.0004, not 0.000
+    return fixed(x, 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else small)
 
 def percent(x: float) -> str:   # of a share: .57 is 57 %
     "A share in per cent."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'SIMILARITIES', 'MEANING', 'NEEDS', 'SECTION', 'cell', 'cells_of', 'translation_table', 'side_of_group',
-           'with_error', 'table5', 'by_rows', 'table6', 'table7', 'neurons_by_third', 'evidence', 'claims', 'findings',
-           'said', 'context']
+           'with_error', 'table5', 'by_rows', 'table6', 'table7', 'neurons_by_third', 'why_open', 'evidence', 'claims',
+           'findings', 'said', 'context']
 
 # %% ../../../nbs/lib/report/sections/mountdoom.ipynb #adb8c802
 import pandas as pd
@@ -135,8 +135,15 @@ def neurons_by_third(
 MEANING = {
     "holds": "It holds: the interval lies above zero under every analysis.",
     "does not hold": "It does not hold here: the interval lies below zero under every analysis.",
-    "cannot tell": "It cannot be told: the interval, or another analysis, allows both signs.",
+    "cannot tell": "It cannot be told:",
     "not tested": "It was not tested: the paper says it in words that give no number."}
+
+def why_open(row) -> str:   # a row of claims.csv
+    "Why a claim cannot be told."
+    if row.ci_low <= 0 <= row.ci_high:
+        return "the interval contains zero."
+    side = "above" if row.ci_low > 0 else "below"
+    return f"the interval lies {side} zero, but not under every analysis."
 
 def evidence(row) -> str:   # a row of claims.csv
     "What was found about a claim, and what the paper has."
@@ -146,7 +153,8 @@ def evidence(row) -> str:   # a row of claims.csv
     interval = f"[{short(row.ci_low)}, {short(row.ci_high)}]"
     others = f"other analyses give {short(row.sensitivity_low)} to {short(row.sensitivity_high)}"
     paper = "" if pd.isna(row.paper) else f" The paper: {short(row.paper)}."
-    return f"{MEANING[row.verdict]} {found} {interval}; {others}.{paper}"
+    meaning = MEANING[row.verdict] + (f" {why_open(row)}" if row.verdict == "cannot tell" else "")
+    return f"{meaning} {found} {interval}; {others}.{paper}"
 
 def claims(quoted: Quoted) -> list:   # of dict: section, text, verdict, mark, evidence
     "The claims of Section 5."
