@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REPAIRS', 'SEARCH', 'REPAIR_SETTINGS', 'REPAIR', 'REPAIR_TEST', 'TRAINED', 'FRONTIER', 'CONFUSION', 'STAGES',
-           'repair_groups', 'one_repair_group', 'group_models', 'repair_inputs', 'repair_key', 'tried', 'host_gb',
-           'repair_cost', 'measurements', 'repaired', 'after_dev', 'test_cost', 'sentences_of', 'on_devtest',
+           'repair_groups', 'one_repair_group', 'fine_tunings', 'group_models', 'repair_inputs', 'repair_key', 'tried',
+           'host_gb', 'repair_cost', 'measurements', 'repaired', 'after_dev', 'test_cost', 'sentences_of', 'on_devtest',
            'trained_cost', 'one_joined_group', 'joined_groups', 'trained_key', 'trained', 'on_dev', 'frontier',
            'confusion']
 
@@ -31,10 +31,15 @@ REPAIRS = "repair_from repair_lines repair_lams repair_ranks repair_blocks repai
 SEARCH = "batch_size snapshots methods groups grid_engine dare_seed bootstrap eval_pairs"
 REPAIR_SETTINGS = f"{CORPUS} {DECODING} {SEARCH} {REPAIRS}"
 
-def group_models(study: Study, group: str) -> list:
-    "The runs that make the base, the experts of a group and its joint model."
+def fine_tunings(study: Study, group: str) -> tuple:   # runs of the experts, of the joint model: one or none
+    "The runs that make the experts of a group and its joint model."
     experts = [expert(study, d) for d in study.members(JOINT + group)]
     joint = [expert(study, JOINT + group)] if joint_moments(study, group) else []
+    return experts, joint
+
+def group_models(study: Study, group: str) -> list:
+    "The runs that make the base, the experts of a group and its joint model."
+    experts, joint = fine_tunings(study, group)
     return [BASE_STAGE.run(), *experts, *joint]
 
 def repair_inputs(study: Study, params: dict) -> list:
@@ -154,7 +159,8 @@ def on_dev(study: Study) -> list:
 
 def frontier(study: Study, params: dict = None) -> list:
     "What the frontier reads."
-    return on_dev(study) + on_devtest(study) + trained(study) + own_ends(study)
+    tuned = [run for g in repair_groups(study) for runs in fine_tunings(study, g) for run in runs]
+    return on_dev(study) + on_devtest(study) + trained(study) + own_ends(study) + list(dict.fromkeys(tuned))
 
 def confusion(study: Study, params: dict = None) -> list:
     "What the report on language confusion reads."
