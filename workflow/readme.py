@@ -8,6 +8,7 @@ from mmtmerge.core import read_json
 from mmtmerge.report.page import sections
 from mmtmerge.report.quoted import Quoted
 from mmtmerge.settings import load
+from mmtmerge.study.plan import closure, targets
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -43,6 +44,13 @@ def findings(quoted, names):
     return found
 
 
+def minutes_more(study, target, cores=2):
+    "Minutes that a target takes beyond the main job, by the records of its results."
+    wanted, main = (closure(study, targets(study)[name]) for name in (target, "mountdoom"))
+    seconds = [read_json(wanted[name].result(study))["seconds"] for name in wanted.keys() - main.keys()]
+    return round(sum(seconds) / 60 / cores)
+
+
 def context():
     "What the template may name."
     quoted = Quoted(load("laptop"))
@@ -56,6 +64,7 @@ def context():
         experts=value["experts_disjoint"],
         experts_mean=value["experts_mean"],
         minutes=round(value["wall_seconds"] / 60),
+        more={target: minutes_more(quoted.study, target) for target in ("repair", "growth", "confounds")},
         memory=f"{2 * value['peak_memory_mb'] / 1000:.0f}",
         claims=quoted.verdicts(),
         quoted=quoted,
