@@ -111,10 +111,16 @@ def growth_table(
 
 # %% ../../nbs/lib/report/growth.ipynb #1fe950de
 def growth_gap(
-    grown: pd.DataFrame,   # of `growth_table`
-) -> pd.DataFrame:         # snapshot x metric
-    "Retention of the many-to-one merge minus that of the one-to-many merge, on average."
-    average = grown[grown.direction == "average"]
-    mean = average.pivot(index="snapshot", columns=["metric", "kind"], values="score")
-    metrics = ("BLEU", "chrF2")
-    return pd.DataFrame({m: mean[m]["many-to-one"] - mean[m]["one-to-many"] for m in metrics})
+    results: Results,
+    method: str = "task_arithmetic",
+) -> pd.DataFrame:  # snapshot, metric, score, ci_low, ci_high
+    "Retention of the many-to-one merge minus that of the one-to-many merge, on average, resample by resample."
+    study, found = results.study, []
+    for moment, metric in product(moments(study), METRICS):
+        kept = {}
+        for group in study.unidirectional_groups():
+            experts, merged = scores_at(results, group, method, moment, metric)
+            kept[study.topology(group)] = mean_over_directions([ratio(merged[d], experts[d]) for d in experts])
+        gap = kept["many-to-one"] - kept["one-to-many"]
+        found.append(dict(snapshot=moment, metric=metric) | summary(gap))
+    return pd.DataFrame(found)

@@ -179,6 +179,11 @@ def test_growth_of_the_laptop_study():
         found = [said(laptop, system, row.direction, row.metric)[0] for system in (expert, merge)]
         assert [row.expert, row.merged] == pytest.approx(found, abs=1e-4)
         assert row.score == pytest.approx(row.merged / row.expert, abs=2e-4)
+    average = grown[grown.direction == "average"].pivot(index=["snapshot", "metric"], columns="kind", values="score")
+    gap = written("growth_gap").set_index(["snapshot", "metric"])
+    difference = average["many-to-one"] - average["one-to-many"]
+    assert gap.score.to_dict() == pytest.approx(difference.to_dict(), abs=2e-4)
+    assert (gap.ci_low <= gap.score).all() and (gap.score <= gap.ci_high).all()
 
 
 @committed
