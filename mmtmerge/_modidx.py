@@ -2905,6 +2905,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mmtmerge/study/rebuild.py'),
                                         'mmtmerge.study.rebuild.check_tokenisers': ( 'lib/study/rebuild.html#check_tokenisers',
                                                                                      'mmtmerge/study/rebuild.py'),
+                                        'mmtmerge.study.rebuild.expected': ('lib/study/rebuild.html#expected', 'mmtmerge/study/rebuild.py'),
                                         'mmtmerge.study.rebuild.follow': ('lib/study/rebuild.html#follow', 'mmtmerge/study/rebuild.py'),
                                         'mmtmerge.study.rebuild.make': ('lib/study/rebuild.html#make', 'mmtmerge/study/rebuild.py'),
                                         'mmtmerge.study.rebuild.plan_lines': ( 'lib/study/rebuild.html#plan_lines',
