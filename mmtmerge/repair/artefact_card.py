@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'ABOUT', 'VLLM_RANKS', 'ROUTED', 'PEFT', 'VLLM', 'LLAMA', 'OBSTACLES', 'CARD', 'file_entry', 'write_about',
-           'read_about', 'sizes', 'size_table', 'vllm_rank', 'peft_section', 'vllm_section', 'llama_section', 'usage',
-           'direction_rows', 'artefact_card']
+           'names_a_file', 'is_whole', 'read_about', 'sizes', 'size_table', 'vllm_rank', 'peft_section', 'vllm_section',
+           'llama_section', 'usage', 'direction_rows', 'artefact_card']
 
 # %% ../../nbs/lib/repair/artefact_card.ipynb #59edeba7
 from pathlib import Path
@@ -46,6 +46,21 @@ def write_about(
     return about
 
 # %% ../../nbs/lib/repair/artefact_card.ipynb #8ffc1bd0
+def names_a_file(entry) -> bool:
+    "Whether an entry of parts.json says which file it is, and its hash."
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("file", "xxh3_128"))
+
+def is_whole(
+    about: dict,   # of parts.json
+) -> bool:
+    "Whether all is there that an artefact is opened by."
+    trunk, directions, tensors = (about.get(key) for key in ("trunk", "directions", "tensors"))
+    if not all(isinstance(part, dict) and part for part in (trunk, directions, tensors)):
+        return False
+    entries = [*directions.values(), *filter(None, [about.get("shared")])]
+    texts = [trunk.get("digest"), *tensors.values()]
+    return all(map(names_a_file, entries)) and all(isinstance(text, str) for text in texts)
+
 def read_about(
     folder: Path,
 ) -> dict:
@@ -57,8 +72,7 @@ def read_about(
     about = read_object(file)
     form = about.get("format")
     require(form == FORMAT, f"{file} has format {form!r}, this version reads {FORMAT}: install a newer mmtmerge")
-    whole = all(key in about for key in ("trunk", "directions", "tensors"))
-    require(whole, f"{file} is not whole: copy the folder again")
+    require(is_whole(about), f"{file} is not whole: copy the folder again")
     return about
 
 # %% ../../nbs/lib/repair/artefact_card.ipynb #d1df9698

@@ -65,6 +65,7 @@ def refuse_without_gpus(
             f"devices in settings.ini, [launch {study.profile}], or say --cpu to go on without"
         )
 
+# %% ../../nbs/lib/study/rebuild.ipynb #65f59ce1
 START_UP = 6    # seconds of a run: its kernel and what it imports
 
 def expected(
@@ -75,6 +76,7 @@ def expected(
     minutes = (60 * table.device_hours.sum() + len(table) * START_UP / 60) / at_once
     return f"{minutes / 60:.1f} hours" if minutes > 120 else f"{math.ceil(minutes)} min"
 
+# %% ../../nbs/lib/study/rebuild.ipynb #2d2279ec
 def check_machine(
     study: Study,
     runs: list,

@@ -83,6 +83,7 @@ def in_words(
     method, lam, rank = found.groups()
     return f"A merge by `{method}` (λ {lam}) with an adapter of rank {rank} a direction, extracted from its expert"
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #7e90a031
 def scale_of(
     repaired: pd.DataFrame,   # repaired.csv
     group: str,
