@@ -523,7 +523,7 @@ def test_names_and_prompts(models):
         ("{", "parts.json is not whole JSON"),
         ('{"format": 2}', "has format 2, this version reads 1"),
         ('{"format": 1}', "parts.json is not whole"),
-        ('{"format": 1, "trunk": {"digest": "a"}, "directions": {"en-hi": 3}, "tensors": {"a": "all=bits"}}', "not whole"),
+        ('{"format": 1, "trunk": {"digest": "a"}, "directions": {"a": 3}, "tensors": {"a": "all=bits"}}', "not whole"),
         ('{"format": 1, "trunk": {"digest": 1}, "directions": {}, "tensors": []}', "parts.json is not whole"),
     ],
 )
