@@ -286,7 +286,10 @@ REPAIR_EXAMPLES = (
     "--part 'blocks:last(6)/projections=low_rank(8)' --dtype bfloat16 --out DIR | "
     "after `make repair`: mmtmerge repair --recommended all --out DIR. "
     "With the default part, low rank in the seven projections, the parts are PEFT adapters, which vLLM and llama.cpp "
-    "read, too: the README.md of the result has their commands."
+    "read, too: the README.md of the result has their commands. | "
+    "Parts: whole; low_rank(r); bits(b, rows=True); bits_low_rank(b, r); ternary(rho); drop(p); rows(rho); "
+    "and with --trunk base: tall(lam); emr. Places: all, projections, mlp, attention, embeddings, norms; "
+    "blocks:last(k)/PLACE, first, middle, or blocks:only(3,7)/PLACE."
 )
 ExpertOf = Annotated[list[str], typer.Option(help="DIRECTION=FOLDER, the checkpoint of an expert; repeat.")]
 TrunkOf = Annotated[str, typer.Option(

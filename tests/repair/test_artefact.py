@@ -555,6 +555,13 @@ def command(models, monkeypatch, capsys):
 GIVEN = "--base base --expert en-hi=en-hi --expert en-ta=en-ta"
 
 
+def test_help_names_every_part_and_place(command):
+    from mmtmerge.repair.where import KINDS, SELECTIONS
+
+    code, out, _ = command("repair", "--help")
+    assert code == 0 and [name for name in (*PARTS, *KINDS, *SELECTIONS) if name not in out] == []
+
+
 def test_command(command, models):
     "Writes what the module writes, and prints the sizes; the prompts are the study's where it has the direction."
     words = f"repair {GIVEN} --trunk ties --K .7 --lam .3 --part projections=low_rank(2) --threads 1 --out out/one"
