@@ -108,7 +108,7 @@ def narrowed(
     "A part without digits that decoding would drop: a whole tensor in the trunk's type, if that is smaller."
     whole = stored.get("whole")
     wider = whole is not None and whole.itemsize > dtype.itemsize
-    return dict(whole=whole.to(dtype)) if wider else stored
+    return stored | dict(whole=whole.to(dtype)) if wider else stored
 
 # %% ../../nbs/lib/repair/artefact.ipynb #6e9a6952
 AHEAD = 1 << 26    # elements of the trunk under work at once, unless one tensor has more

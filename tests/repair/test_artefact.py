@@ -118,14 +118,12 @@ def test_it_is_what_the_parts_compute_in_memory(models):
     assert same({name: bits(routed)[name] for name in weights}, weights)
 
 
-@pytest.mark.parametrize("part", ["tall", "emr", "bits", "ternary", "drop"])
+@pytest.mark.parametrize("part", ["tall", "emr", "bits", "ternary", "drop", "rows"])
 def test_other_parts(models, part):
     "Masks share one file; whatever the part, a switch gives what the parts give in memory."
-    if part not in PARTS:
-        pytest.skip(f"{part} is not there yet")
     from mmtmerge.repair.compose import unify
 
-    hyper = dict(tall="(.4)", emr="", bits="(1)", ternary="(.1)", drop="(.5)")[part]
+    hyper = dict(tall="(.4)", emr="", bits="(1)", ternary="(.1)", drop="(.5)", rows="(.1)")[part]
     rules = f"projections={part}{hyper}"
     out = repair_in(models, rules=rules, trunk="base")
     experts = {d: load_file(models / d / W) for d in DIRECTIONS}
@@ -136,6 +134,17 @@ def test_other_parts(models, part):
     routed = Routed.open(out)
     routed.switch("ta-en")
     assert same({name: bits(routed)[name] for name in weights}, weights)
+
+
+def test_rows_in_a_trunk_of_fewer_digits(models):
+    "The rows are narrowed with the trunk, and still known by their numbers."
+    out = repair_in(models, rules="embeddings=rows(.1)", dtype="bfloat16")
+    (name,) = read_about(out)["tensors"]
+    own = load_file(models / "en-ta" / W)[name].bfloat16()
+    routed = Routed.open(out)
+    routed.switch("en-ta")
+    taken = (bits(routed)[name] == own).all(1)
+    assert own.shape[0] / 10 <= taken.sum() < own.shape[0]
 
 
 # What a switch computes
@@ -426,8 +435,6 @@ def test_refusals(models, said):
 
 
 def test_masks_need_the_base_as_trunk(models):
-    if "tall" not in PARTS:
-        pytest.skip("tall is not there yet")
     with pytest.raises(UserError, match="give trunk='base'"):
         repair_in(models, rules="projections=tall(.4)")
 
