@@ -3329,6 +3329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mmtmerge/translate_files.py'),
                                           'mmtmerge.translate_files.check_folder': ( 'lib/translate_files.html#check_folder',
                                                                                      'mmtmerge/translate_files.py'),
+                                          'mmtmerge.translate_files.check_lengths': ( 'lib/translate_files.html#check_lengths',
+                                                                                      'mmtmerge/translate_files.py'),
                                           'mmtmerge.translate_files.check_note': ( 'lib/translate_files.html#check_note',
                                                                                    'mmtmerge/translate_files.py'),
                                           'mmtmerge.translate_files.continued': ( 'lib/translate_files.html#continued',

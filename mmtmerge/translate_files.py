@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS_FILE', 'BATCHES', 'DIGESTED', 'described_language', 'languages_of', 'instruction', 'read_lines', 'one_line',
            'check_folder', 'Translator', 'ArtefactTranslator', 'open_translator', 'Request', 'translate_chunk',
-           'translate_lines', 'note_of', 'model_digest', 'made_from', 'check_note', 'whole_lines', 'continued',
-           'translate_file']
+           'check_lengths', 'translate_lines', 'note_of', 'model_digest', 'made_from', 'check_note', 'whole_lines',
+           'continued', 'translate_file']
 
 # %% ../nbs/lib/translate_files.ipynb #4205a2c7
 import contextlib
@@ -26,7 +26,7 @@ from .models import chat_texts, end_of_sequence
 from .script import Script
 from .settings import Direction, Language, known_name, load, named_sections, sections
 from .study.cost import BYTES
-from .translate import Translations
+from .translate import Translations, source_length
 
 # %% ../nbs/lib/translate_files.ipynb #a8ce5e2e
 def described_language(code: str) -> Language:
@@ -220,6 +220,29 @@ def translate_chunk(
     return out
 
 
+def check_lengths(
+    folder: Path,
+    request: Request,
+    lines: list,  # str
+    name: str,  # of the input
+):
+    "Raises UserError for a line that, with its translation, needs more positions than the model has."
+    from transformers import AutoConfig, AutoTokenizer  # slow to import
+
+    positions = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+    p, tokenizer = request.limits(), None
+    for number, line in enumerate(lines, 1):
+        most = (1 + p.new_token_ratio) * len(line.encode()) + p.new_token_extra
+        if not positions or most <= positions:  # a token has at least one byte
+            continue
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
+        tokens = len(tokenizer(line, verbose=False)["input_ids"])
+        new = int(p.new_token_ratio * source_length(tokenizer, line) + p.new_token_extra)
+        if tokens + new > positions:
+            raise UserError(f"{name}, line {number}: it has {tokens} tokens, its translation up to {new}, and {folder} has "
+                            f"{positions} positions: divide the line")
+
+
 def translate_lines(
     translator,
     request: Request,
@@ -335,6 +358,7 @@ def translate_file(
     request.check()
     lines = read_lines(data, name)
     translator = open_translator(folder, request)
+    check_lengths(folder, request, lines, name)
     if out is None:
         translate_lines(translator, request, lines, write, quiet=quiet)
         return

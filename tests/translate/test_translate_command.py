@@ -88,6 +88,16 @@ def test_keeping_to_the_script(hindi, options):
         assert kept != free
 
 
+def test_a_line_that_is_too_long_is_named_before_the_work(tmp_path, unread):
+    out = tmp_path / "out.hi"
+    for more in ((), ("--out", out)):
+        file = tmp_path / "long.en"
+        file.write_text("Open the file\n" + "Open the file " * 400 + "\n")
+        with pytest.raises(UserError, match="long.en, line 2: it has .* has 512 positions: divide the line"):
+            call(MINI, "en-hi", file, *more)
+    assert not out.exists()
+
+
 def test_languages_of_one_script_get_a_note(tmp_path, monkeypatch):
     settings = (REPO / "settings.ini").read_text(encoding="utf-8")
     german = "[language de]\nname = German\nscript = Latin\n\n[language hi]"
