@@ -239,8 +239,8 @@ def check_lengths(
         tokens = len(tokenizer(line, verbose=False)["input_ids"])
         new = int(p.new_token_ratio * source_length(tokenizer, line) + p.new_token_extra)
         if tokens + new > positions:
-            raise UserError(f"{name}, line {number}: it has {tokens} tokens, its translation up to {new}, and {folder} has "
-                            f"{positions} positions: divide the line")
+            raise UserError(f"{name}, line {number}: it has {tokens} tokens, its translation up to {new}, "
+                            f"and {folder} has {positions} positions: divide the line")
 
 
 def translate_lines(
