@@ -43,8 +43,10 @@ def deltas_message(
 def pairs_message(
     pairs: pd.DataFrame,    # of task_vectors.pairs_table
 ) -> str:
-    "How near and how opposed two experts of a group are."
+    "How near and how opposed two experts of a group are: of groups with several pairs, as the figure has them."
     rows = without_embeddings(pairs)
+    several = rows[rows.groupby("group").a.transform("size") > 1]
+    rows = rows if several.empty else several
     return (f"Two experts of a group: cosines of {rows.cosine.min():.2f} to {rows.cosine.max():.2f}, "
             f"opposite signs in {rows.clashes.min():.2f} to {rows.clashes.max():.2f} of the weights")
 
