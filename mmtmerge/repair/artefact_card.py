@@ -55,11 +55,11 @@ def is_whole(
 ) -> bool:
     "Whether all is there that an artefact is opened by."
     trunk, directions, tensors = (about.get(key) for key in ("trunk", "directions", "tensors"))
-    if not all(isinstance(part, dict) and part for part in (trunk, directions, tensors)):
+    if not all(isinstance(part, dict) for part in (trunk, directions, tensors)):
         return False
     entries = [*directions.values(), *filter(None, [about.get("shared")])]
     texts = [trunk.get("digest"), *tensors.values()]
-    return all(map(names_a_file, entries)) and all(isinstance(text, str) for text in texts)
+    return bool(directions) and all(map(names_a_file, entries)) and all(isinstance(text, str) for text in texts)
 
 def read_about(
     folder: Path,
