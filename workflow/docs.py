@@ -91,6 +91,8 @@ class Sources:
             return f'<a href="{target}">{text}</a>'
         if path == ROOT / "docs/howto":     # of the README: pages that the site has at its top
             return f"[{text}](howto/merge.md)"
+        if path.parent == ROOT / "docs/howto":
+            return f"[{text}](howto/{path.name}{fragment})"
         if path.is_dir():
             if SOURCE / path.relative_to(ROOT) / "index.md" not in self.written:
                 self.folder_page(path)

@@ -220,7 +220,7 @@ def test_kernel_is_this_interpreter(blank, tmp_path):
 
 def test_killed_run_is_not_done(blank):
     alive = blank / "alive"
-    with_cell(blank, f"import time, pathlib\npathlib.Path({str(alive)!r}).touch()\ntime.sleep(6)")
+    with_cell(blank, f"import time, pathlib\npathlib.Path({str(alive)!r}).touch()\ntime.sleep(3)")
     words = [sys.executable, "-m", "mmtmerge.cli", "run", "base", "-p", "profile=smoke"]
     process = subprocess.Popen(words, cwd=blank, env=environment(blank), start_new_session=True)
     until = time.time() + 60
@@ -234,7 +234,7 @@ def test_killed_run_is_not_done(blank):
     done = run_base(blank)  # waits until the orphaned kernel is gone
     assert done.returncode == 0 and "reused" not in done.stdout, done.stderr
     at = made.stat().st_mtime_ns
-    time.sleep(6)
+    time.sleep(3)
     assert made.stat().st_mtime_ns == at, "the killed run's kernel wrote after its death"
 
 
