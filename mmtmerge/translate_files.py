@@ -219,7 +219,7 @@ def translate_chunk(
         out[number] = one_line(text)
     return out
 
-
+# %% ../nbs/lib/translate_files.ipynb #acbfbdf7
 def check_lengths(
     folder: Path,
     request: Request,
@@ -242,7 +242,7 @@ def check_lengths(
             raise UserError(f"{name}, line {number}: it has {tokens} tokens, its translation up to {new}, "
                             f"and {folder} has {positions} positions: divide the line")
 
-
+# %% ../nbs/lib/translate_files.ipynb #45ba707f
 def translate_lines(
     translator,
     request: Request,
