@@ -36,7 +36,7 @@ import typer
 import typer.core
 
 from . import __version__
-from .core import UserError, check_path, nearest, read_json, root
+from .core import UserError, check_path, collect_seldom, nearest, read_json, root
 from .settings import load, profiles
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
@@ -832,6 +832,7 @@ def leave(message, status: int):
 
 def main():
     "Entry point of the command line."
+    collect_seldom()
     atexit.register(gc.freeze)
     for stream in (sys.stdin, sys.stdout):
         if stream is None:

@@ -239,6 +239,6 @@ def answers(
 # %% ../nbs/lib/models.ipynb #6edb5048
 def set_up(study):
     "Seeds and threads, as the profile says."
-    from transformers import set_seed
+    from accelerate.utils import set_seed     # that of transformers loads PEFT, too
     torch.set_num_threads(study.p.threads)
     set_seed(study.p.seed)

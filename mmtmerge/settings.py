@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NUMBER', 'CONSTANTS', 'OPENING', 'NAMES', 'TOKENISER', 'TOKENISERS', 'COMMON_SCRIPTS', 'OTHER_NAMES', 'BASE',
            'EMBEDDINGS_RULES', 'JOINT', 'ALL', 'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'COUNTS', 'SHARES',
-           'LISTS', 'UNREADABLE', 'ALWAYS', 'number', 'value', 'typed', 'nested', 'sections', 'named_sections',
-           'section', 'profiles', 'base_spec', 'Language', 'scripts', 'check_script', 'Direction', 'System',
-           'file_name', 'known_name', 'Study', 'expand_groups', 'merged', 'as_list', 'read_grids', 'check_own_values',
-           'check_ranges', 'with_names', 'described_languages', 'load', 'read_study', 'Declared', 'declared_values',
-           'restricted', 'settings_digest']
+           'LISTS', 'UNREADABLE', 'ALWAYS', 'number', 'value', 'typed', 'nested', 'parsed', 'sections',
+           'named_sections', 'section', 'profiles', 'base_spec', 'Language', 'scripts', 'check_script', 'Direction',
+           'System', 'file_name', 'known_name', 'Study', 'expand_groups', 'merged', 'as_list', 'read_grids',
+           'check_own_values', 'check_ranges', 'with_names', 'described_languages', 'load', 'read_study', 'Declared',
+           'declared_values', 'restricted', 'settings_digest']
 
 # %% ../nbs/lib/settings.ipynb #4ad07391
 import ast
@@ -89,16 +89,24 @@ def nested(
     return out
 
 # %% ../nbs/lib/settings.ipynb #db47b12e
-def sections() -> configparser.ConfigParser:
-    "All sections of settings.ini; raises UserError where the file is not well formed."
+@functools.lru_cache(maxsize=8)
+def parsed(
+    text: str,
+    source: str,                   # how errors name it
+) -> configparser.ConfigParser:    # to read only: the next one to ask gets the same
+    "The sections of an ini file's text."
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str
+    parser.read_string(text, source=source)
+    return parser
+
+def sections() -> configparser.ConfigParser:
+    "All sections of settings.ini; raises UserError where the file is not well formed."
     path = settings_file()
     try:
-        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+        return parsed(path.read_text(encoding="utf-8-sig"), str(path))
     except (configparser.Error, UnicodeDecodeError) as e:
         raise UserError(f"{path}: {e}") from None
-    return parser
 
 # %% ../nbs/lib/settings.ipynb #a69f5434
 def named_sections(

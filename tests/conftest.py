@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mmtmerge.core import collect_seldom
+
+collect_seldom()
 REPO = Path(__file__).resolve().parent.parent
 
 

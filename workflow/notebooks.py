@@ -9,6 +9,7 @@ Not compared: what goes to stderr (progress bars, warnings), and cells tagged `m
 Not executed: cells with one of the flags `notest`, `slow`, `gpu`, `network`, or `#| eval: false`."""
 
 import difflib
+import gc
 import hashlib
 import importlib
 import json
@@ -18,6 +19,8 @@ import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
+
+from mmtmerge.core import collect_seldom
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_EXECUTED = re.compile(r"^#\|\s*(notest|slow|gpu|network|eval:\s*false)\b", re.MULTILINE)
@@ -131,8 +134,10 @@ def main(action="", *names):
     if action not in ("check", "save"):
         sys.exit(__doc__)
     paths = [Path(n).resolve() for n in names] or library()
+    collect_seldom()
     for module in COSTLY if len(paths) > 1 else ():
         importlib.import_module(module)
+    gc.freeze()     # the collector of a forked process copies no page of what is imported
     work = differences if action == "check" else save
     workers = get_context("fork").Pool(min(2, len(paths)), maxtasksperchild=1)  # a process of its own for each
     try:

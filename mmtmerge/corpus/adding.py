@@ -233,7 +233,8 @@ def plan_language(
     refuse_replacing(folder, tables)
     writing, share = find_script(pd.concat([of.rows[code] for of in brought.values()]), script, code)
     counts = {kind: usable(of, pivot, values) for kind, of in brought.items()}
-    changed = dict(languages=code, corpus=from_root(folder)) | fitted(values, code, **counts)
+    changed = dict(languages=code, corpus=from_root(folder), repair_trained=f"{pivot}-{code}")
+    changed |= fitted(values, code, **counts)
     refuse_same(brought, pivot)
     described = [f"name = {name}", f"script = {writing}"] + [f"flores = {flores}"] * bool(flores)
     written = ["", f"[language {code}]", *described, "", f"[profile {profile}]", *profile_lines(like, changed), ""]

@@ -45,6 +45,7 @@ def test_a_language_is_written_and_loads(project):
     adding.write_language(planned())
     study = load("kannada")
     assert study.directions == ["kn-en", "en-kn"] and study.language("kn").script == "Kannada"
+    assert study.p.repair_trained == ["en-kn"], "not those of the other profile's languages"
     lines = Corpus.open(study.p.corpus).test("dev", "en-kn", study.p.eval_pairs)
     assert sorted(lines.id) == ["2", "3", "5"] and "" not in set(lines.target)
     assert load("laptop").directions == load("laptop").directions[:8], "other profiles are as they were"

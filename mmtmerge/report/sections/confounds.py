@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..layout import METHOD_LABELS
 from ..page import Section, typeset
-from ..quoted import Quoted, ends, fixed
+from ..quoted import Quoted, estimate
 
 # %% ../../../nbs/lib/report/sections/confounds.ipynb #428e144b
 def clear_effects(
@@ -23,7 +23,7 @@ def effects(
     effect: pd.DataFrame,   # embedding_effect.csv
 ) -> str:                   # HTML
     "The differences, with their intervals."
-    texts = [f"{fixed(r.score, 2)} {ends(r.ci_low, r.ci_high, 2)}" for r in effect.itertuples()]
+    texts = [estimate(r.score, r.ci_low, r.ci_high, 2) for r in effect.itertuples()]
     shown = effect.assign(text=texts, method=effect.method.map(lambda name: METHOD_LABELS.get(name, name)))
     return typeset(shown.pivot_table(index=["group", "method"], columns="metric", values="text",
                                      aggfunc="first", sort=False))

@@ -7,14 +7,14 @@ __all__ = ['SECTION', 'context']
 
 # %% ../../../nbs/lib/report/sections/growth.ipynb #b34f1916
 from ..page import Section
-from ..quoted import Quoted, ends, fixed
+from ..quoted import Quoted, estimate
 
 # %% ../../../nbs/lib/report/sections/growth.ipynb #8341d137
 def context(quoted: Quoted) -> dict:
     "What the template may name."
     gap = quoted.table("growth_gap")
     gap = gap[gap.metric == "chrF2"]
-    told = [f"{fixed(row.score, 2)} {ends(row.ci_low, row.ci_high, 2)}" for row in gap.itertuples()]
+    told = [estimate(row.score, row.ci_low, row.ci_high, 2) for row in gap.itertuples()]
     return dict(first=told[0], last=told[-1], moments=len(told))
 
 SECTION = Section("As fine-tuning goes on", "growth", ("tables/growth_gap.csv", "figures/growth.png"), context)

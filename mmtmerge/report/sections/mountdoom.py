@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from .. import messages
 from ..layout import arrow, row_label, table_notes, text_table, wide
 from ..page import Section, typeset
-from ..quoted import Quoted, ends, fixed, short
+from ..quoted import Quoted, estimate, fixed, short
 from ..translation_tables import LAYOUTS, without_expert_names
 from ...settings import Study
 
@@ -73,7 +73,7 @@ MODELS = {"instruct": "Base", "fine-tuned": "Own expert"}
 def table5(quoted: Quoted) -> Markup:
     "Language-specific neurons, with intervals."
     five, study = quoted.table("table5"), quoted.study
-    texts = [f"{fixed(r.neurons, 0)} {ends(r.ci_low, r.ci_high, 0)}" for r in five.itertuples()]
+    texts = [estimate(r.neurons, r.ci_low, r.ci_high, 0) for r in five.itertuples()]
     shown = five.assign(
         text=cells_of(texts, five.paper, 0),
         group=[side_of_group(study, group) for group in five.group],
@@ -169,7 +169,7 @@ def findings(quoted: Quoted) -> Markup:
     "The findings of Tables 1–4, as means over groups or methods."
     rows = quoted.table("findings")
     rows = rows[rows.subject == "mean"]
-    texts = [f"{fixed(r.value, 2)} {ends(r.ci_low, r.ci_high, 2)}, {r.verdict}" for r in rows.itertuples()]
+    texts = [f"{estimate(r.value, r.ci_low, r.ci_high, 2)}, {r.verdict}" for r in rows.itertuples()]
     shown = rows.assign(claim=rows.text, text=cells_of(texts, rows.paper, 2))
     return by_rows(shown, ["claim"], ["metric"])
 

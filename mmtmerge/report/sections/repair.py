@@ -13,7 +13,7 @@ import pandas as pd
 
 from ...core import read_json
 from ..page import Section, typeset
-from ..quoted import Quoted, ends, fixed, share
+from ..quoted import Quoted, estimate, fixed, share
 from ..frontier import cell
 from ...settings import ALL
 
@@ -37,7 +37,7 @@ def against_joint(
     "Points of retention more than the joint model, with their interval."
     row = cell(repaired, group=group, point=point, side="all", metric=metric)
     low, high = 100 * row.minus_joint_ci_low, 100 * row.minus_joint_ci_high
-    return f"{fixed(100 * row.minus_joint_score, 0)} {ends(low, high, 0)}"
+    return estimate(100 * row.minus_joint_score, low, high, 0)
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #f4313cb9
 NAMED = {"last": "the last blocks", "least similar": "those that CKA finds least similar"}
@@ -52,7 +52,7 @@ def places(
     for row in whole.itertuples():
         if row.place in NAMED:
             better = "better" if row.ci_low > 0 else "worse" if row.ci_high < 0 else "neither better nor worse"
-            points = f"{fixed(100 * row.score, 0)} {ends(100 * row.ci_low, 100 * row.ci_high, 0)} points"
+            points = estimate(100 * row.score, 100 * row.ci_low, 100 * row.ci_high, 0) + " points"
             told.append(f"{NAMED[row.place]} are {better} than random ones ({points})")
     return told
 
