@@ -292,18 +292,23 @@ def test_where_only_the_end_is_left_it_comes(mini):
 # Engines
 
 
-@pytest.mark.parametrize("text", ["script", "script:first=1", "script:first=3", "script+source"])
-def test_ctranslate2_keeps_to_the_script(mini, text, monkeypatch, tmp_path):
-    "With whole tokens it writes the same; it does not see how parts of characters go together."
+@pytest.fixture(scope="module")
+def ctranslate2(tmp_path_factory):
     pytest.importorskip("ctranslate2")
-    monkeypatch.setenv("MMTMERGE_CACHE", str(tmp_path))
-    theirs = open_engine("ctranslate2", MINI, "float32", keep=Script("Latin"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("MMTMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield open_engine("ctranslate2", MINI, "float32", keep=Script("Latin"))
+
+
+@pytest.mark.parametrize("text", ["script", "script:first=1", "script:first=3", "script+source"])
+def test_ctranslate2_keeps_to_the_script(mini, ctranslate2, text):
+    "With whole tokens it writes the same; it does not see how parts of characters go together."
     directions = ["hi-en", "en-ta"] * 6
     keep = [Script.parse(text, script_of(d)) if d == "hi-en" else None for d in directions]
     lines = [line for pair in zip(sources("hi-en", 6), sources("en-ta", 6)) for line in pair]
     asked = [instruction(d) for d in directions]
     ours = translate(*mini, asked, lines, STUDY.p, keep=keep)
-    done = theirs.translate(asked, lines, STUDY.p, keep=keep)
+    done = ctranslate2.translate(asked, lines, STUDY.p, keep=keep)
     assert done.texts == ours.texts
     assert done.new_tokens == ours.new_tokens
 
@@ -363,19 +368,24 @@ class LLM:
 """
 
 
-@pytest.mark.parametrize("text", ["script", "script:first=2", "script+source"])
-def test_the_worker_of_vllm_keeps_to_the_script(mini, text, monkeypatch, tmp_path):
-    "With a stand-in that has vLLM's limit on the lists of its new model runner."
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory):
+    "A stand-in that has vLLM's limit on the lists of its new model runner."
     from test_engines import stand_in
 
-    stand_in(tmp_path, monkeypatch, WORKER)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stand_in(tmp_path_factory.mktemp("vllm"), monkeypatch, WORKER)
+        yield open_engine("vllm", MINI, "float32", keep=[None, Script("Latin")])
+
+
+@pytest.mark.parametrize("text", ["script", "script:first=2", "script+source"])
+def test_the_worker_of_vllm_keeps_to_the_script(mini, vllm, text):
     keep = [Script.parse(text, "Latin"), None, Script.parse(text, "Latin"), Script("Latin")]
-    engine = open_engine("vllm", MINI, "float32", keep=keep)
     lines = sources("hi-en", 4)
     ours = translate(*mini, instruction("en-ta"), lines, STUDY.p, keep=keep)
-    theirs = engine.translate(instruction("en-ta"), lines, STUDY.p, keep=keep)
+    theirs = vllm.translate(instruction("en-ta"), lines, STUDY.p, keep=keep)
     assert theirs.texts == ours.texts
-    assert engine.translate(instruction("hi-en"), lines, STUDY.p).texts
+    assert vllm.translate(instruction("hi-en"), lines, STUDY.p).texts
 
 
 def test_vllm_is_opened_for_it(monkeypatch, tmp_path):
