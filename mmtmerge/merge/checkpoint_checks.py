@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['QUANTIZED', 'ADAPTERS', 'WRAPPERS', 'TOKENIZERS', 'FLAGS', 'SAME_TOKENIZER', 'wrapper_in', 'check_plain',
-           'check_prefix', 'check_config', 'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary',
-           'tokenizer_parts', 'merges_of', 'read_vocabulary', 'check_tokenizer', 'chat_template', 'check_tokenizers',
-           'check_compatible', 'quiet_transformers', 'written_config', 'load_without_weights', 'refuse_report',
-           'digest_of_headers', 'check_loads', 'check_written']
+           'check_prefix', 'check_config', 'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary', 'unused',
+           'tokenizer_parts', 'part_differs', 'merges_of', 'read_vocabulary', 'check_tokenizer', 'chat_template',
+           'check_tokenizers', 'check_compatible', 'quiet_transformers', 'written_config', 'load_without_weights',
+           'refuse_report', 'digest_of_headers', 'check_loads', 'check_written']
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #47a317e4
 import contextlib
@@ -139,6 +139,10 @@ def vocabulary(
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #317f95a3
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")     # of an added token: where it is found
 
+def unused(value) -> bool:
+    "Whether an option does nothing: it is written in several ways, or not at all. A number may be a token's."
+    return type(value) is not int and value in (None, "", False, 0.)
+
 def tokenizer_parts(
     content: bytes,    # of a tokenizer.json
 ) -> dict:             # normalizer, ..., merges, in the form of today's library
@@ -150,10 +154,18 @@ def tokenizer_parts(
         written = json.loads(content)
     parts = {key: written.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
     model = written["model"]
-    parts["options"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    options = {f"{key} of the model": value for key, value in model.items() if key not in ("vocab", "merges")}
+    parts |= {key: value for key, value in options.items() if not unused(value)}
     parts["added_tokens"] = {token["content"]: {key: token.get(key) for key in FLAGS}
                              for token in written.get("added_tokens") or []}
     return parts | {"merges": model.get("merges")}
+
+def part_differs(part: str, file: Path, ours, other: Path, theirs) -> str:
+    "How a message tells of two values."
+    shown = [json.dumps(value, ensure_ascii=False) for value in (theirs, ours)]
+    if max(map(len, shown)) > 60:
+        return f"{other}: {part} is not that of {file}"
+    return f"{other}: {part} is {shown[0]}, in {file} {shown[1]}"
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #cf0d7c27
 def merges_of(
@@ -207,8 +219,9 @@ def check_tokenizer(
                 f"{other}: token {token!r} has id {expert.get(token)}, in {file} {base.get(token)}: {SAME_TOKENIZER}")
     if file.name == other.name == "tokenizer.json":
         base, expert = tokenizer_parts(ours), tokenizer_parts(theirs)
-        for part in base:
-            require(base[part] == expert[part], f"{other}: {part} is not that of {file}: {SAME_TOKENIZER}")
+        for part in base | expert:
+            told = part_differs(part, file, base.get(part), other, expert.get(part))
+            require(base.get(part) == expert.get(part), f"{told}: {SAME_TOKENIZER}")
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #783f8c2e
 def chat_template(

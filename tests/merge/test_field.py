@@ -8,8 +8,8 @@ import torch
 from models_on_disk import put
 from safetensors.torch import load_file, save_file
 
-from mmtmerge.core import UserError
-from mmtmerge.merge.checkpoint_checks import check_config, check_tokenizers
+from mmtmerge.core import UserError, root
+from mmtmerge.merge.checkpoint_checks import check_config, check_tokenizer, check_tokenizers, tokenizer_parts
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.checkpoints import merge_checkpoints
 
@@ -411,10 +411,17 @@ def with_another_added_token(written):
 
 @pytest.mark.parametrize("change", [with_a_first_token, with_dropout, with_another_added_token])
 def test_tokenizers_that_make_other_numbers(change):
-    from mmtmerge.core import root
-    from mmtmerge.merge.checkpoint_checks import tokenizer_parts
-
     content = (root() / "mmtmerge/data/miniature/tokenizer.json").read_bytes()
     written = json.loads(content)
     change(written)
     assert tokenizer_parts(json.dumps(written).encode()) != tokenizer_parts(content)
+
+
+def test_the_packaged_tokenizer_saved_by_transformers_is_the_same(tmp_path):
+    "It writes empty texts where the package's file has null."
+    from transformers import AutoTokenizer
+
+    packaged, saved = root() / "mmtmerge/data/miniature/tokenizer.json", tmp_path / "tokenizer.json"
+    AutoTokenizer.from_pretrained(packaged.parent).save_pretrained(tmp_path)
+    assert saved.read_bytes() != packaged.read_bytes()
+    check_tokenizer(packaged, packaged.read_bytes(), saved, saved.read_bytes())

@@ -293,9 +293,15 @@ BAD = [  # what is broken, how, what the message says of it, arguments of the me
         "is no tokenizer: fetch it again",
     ),
     row(
+        "an option of the model",
+        Json("b", lambda t: t | {"model": t["model"] | {"ignore_merges": True}}, "tokenizer.json"),
+        "/b/tokenizer.json: ignore_merges of the model is true, in ",
+        " null: experts must use",
+    ),
+    row(
         "other normalizer",
         Json("b", lambda t: t | {"normalizer": {"type": "Lowercase"}}, "tokenizer.json"),
-        "/b/tokenizer.json: normalizer is not that of ",
+        "/b/tokenizer.json: normalizer is {",
     ),
     row(
         "base not whole",
