@@ -18,13 +18,19 @@ from ..core import read_json
 from .spans import SPANS
 
 # %% ../../nbs/lib/probe/recording.ipynb #28ac1b47
-@dataclass
+@dataclass(repr=False)
 class Recording:
     "What one model did on one direction."
     counts: np.ndarray      # (2 spans, folds, blocks, neurons) int64: tokens at which the gate was open
     tokens: np.ndarray      # (2 spans, folds) int64: tokens counted
     features: np.ndarray    # (2 spans, depths, sentences, hidden) float32, depths: embeddings, each block, final norm
     about: dict = field(default_factory=dict)   # model, direction, sentence ids
+
+    def __repr__(self):
+        known = [name for name in ("model", "system", "direction") if name in self.about]
+        said = "".join(f"{name} {self.about[name]}, " for name in known)
+        _, depths, sentences, hidden = self.features.shape
+        return f"Recording({said}{sentences} sentences, {depths} depths of {hidden})"
 
     @property
     def depths(self) -> list:   # names of the depths

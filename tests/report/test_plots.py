@@ -59,3 +59,18 @@ def test_angles():
 def test_retention_needs_an_expert():
     with pytest.raises(UserError, match="hi-en: the expert's score"):
         plots.retention_bars({"ties": {"hi-en": 3.}}, {"hi-en": 0.})
+
+
+def test_recordings_of_other_sentences_or_models_are_refused():
+    a, b = recording(features()), recording(features())
+    a.about, b.about = (dict(model=m, split=s, ids=[1]) for m, s in (("one", "dev"), ("two", "devtest")))
+    for draw in (plots.cka_by_depth, plots.cka_layers, plots.angles_by_depth):
+        with pytest.raises(UserError, match="differ in split: dev and devtest"):
+            draw(a, b)
+    with pytest.raises(UserError, match="differ in model: one and two"):
+        plots.neurons_by_block(dict(hi=a, ta=b))
+    with pytest.raises(UserError, match="at least two languages"):
+        plots.neurons_by_block(dict(hi=a))
+    b.about = a.about | dict(ids=[2])
+    with pytest.raises(UserError, match="differ in ids: record them alike"):
+        plots.cka_by_depth(a, b)
