@@ -12,12 +12,12 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'EngineName', 'Batch', 'Prompt', 'Quiet', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile',
            'OrderSeed', 'ShowCommand', 'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain',
            'LANGUAGE_EXAMPLE', 'Code', 'LanguageName', 'TrainFile', 'DevFile', 'DevtestFile', 'CorpusFolder',
-           'NewProfile', 'LikeProfile', 'ScriptName', 'FloresName', 'ShowAddition', 'languages', 'print_version',
-           'options', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed',
-           'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand',
-           'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate', 'list_names', 'rebuild',
-           'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train',
-           'finetune', 'add', 'overlap', 'collect', 'leave', 'main']
+           'NewProfile', 'LikeProfile', 'BesideIt', 'ScriptName', 'FloresName', 'ShowAddition', 'languages',
+           'print_version', 'options', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options',
+           'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice',
+           'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate',
+           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
+           'expert_runs', 'train', 'finetune', 'add', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import atexit
@@ -763,6 +763,8 @@ CorpusFolder = Annotated[Path, typer.Option(
     "--corpus", help="Folder to write into, new or with other languages. Default: corpus-CODE.")]
 NewProfile = Annotated[str, typer.Option("--profile", help="Profile to write. Default: the language's name.")]
 LikeProfile = Annotated[str, typer.Option("--like", help="Profile whose values it takes, as far as the data reach.")]
+BesideIt = Annotated[list[str], typer.Option(
+    "--with", help="A language of that profile's corpus to study beside it; may be given several times.")]
 ScriptName = Annotated[str, typer.Option(
     "--script", help="First word of its letters' Unicode names. Default: as the sentences are written.")]
 FloresName = Annotated[str, typer.Option("--flores", help="Its name in FLORES+, only for that test set: kan_Knda.")]
@@ -784,16 +786,18 @@ def add(
     like: LikeProfile = "laptop",
     script: ScriptName = "",
     flores: FloresName = "",
+    beside: BesideIt = (),
     dry_run: ShowAddition = False,
 ):
     "Check the sentences of a language, write its corpus, its section and a profile; nothing that exists is changed."
     from mmtmerge.corpus import adding     # pandas: not before it is needed
-    addition = adding.plan_language(code, name, train, dev, devtest, corpus, profile, like, script, flores)
+    addition = adding.plan_language(code, name, train, dev, devtest, corpus, profile, like, script, flores, beside)
     typer.echo("\n".join(addition.notes) + "\n" + addition.settings)
     if dry_run:
         return typer.echo("nothing was written")
     adding.write_language(addition)
-    typer.echo(f"written: {', '.join(addition.tables)} in {addition.folder}; the sections above in settings.ini")
+    names = [*addition.tables, *(path.name for path in addition.copied)]
+    typer.echo(f"written: {', '.join(names)} in {addition.folder}; the sections above in settings.ini")
     typer.echo(adding.CONSEQUENCES.format(name=name))
     typer.echo(f"next: mmtmerge rebuild --profile {addition.profile} --dry-run")
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONSEQUENCES', 'Brought', 'first_fields', 'check_cells', 'bring', 'main_script', 'find_script', 'usable', 'fitted',
-           'Addition', 'profile_lines', 'values_of', 'check_names', 'refuse_known', 'table_text', 'refuse_replacing',
-           'from_root', 'refuse_same', 'plan_language', 'note_of', 'write_language']
+           'Addition', 'profile_lines', 'pairs_of', 'corpus_files', 'values_of', 'check_names', 'refuse_known',
+           'table_text', 'refuse_replacing', 'from_root', 'refuse_same', 'plan_language', 'note_of', 'write_language']
 
 # %% ../../nbs/lib/corpus/adding.ipynb #4503b4b4
 import re
@@ -17,9 +17,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import UserError, settings_file
-from .embedded import FORMS, numbered_rows, within
+from .embedded import FORMS, Corpus, numbered_rows, within
+from .open import open_corpus
 from .rows import BLANK, json_rows, numbered_lines, require_text
-from ..settings import check_script, known_name, load, named_sections, profiles, section, sections
+from ..settings import Direction, check_script, known_name, load, named_sections, profiles, section, sections
 
 # %% ../../nbs/lib/corpus/adding.ipynb #75935290
 @dataclass(frozen=True)
@@ -88,12 +89,17 @@ def main_script(
     return name.title(), count / counts.total()
 
 def find_script(
-    texts,
-    asked: str,   # of the user; empty: as they are written
+    written: dict,   # file -> its texts
+    asked: str,      # of the user; empty: as they are written
     code: str,
-) -> tuple:       # (script, its share of the letters)
-    "The script to note. Raises UserError where the user names another than the sentences have."
-    name, share = main_script(texts)
+) -> tuple:          # (script, its share of the letters)
+    "The script to note. Raises UserError where a file, or the user, has another than most sentences."
+    name, share = main_script([text for texts in written.values() for text in texts])
+    for file, texts in written.items():
+        own, part = main_script(texts)
+        if own != name:
+            raise UserError(f"{file}: {part:.0%} of the letters of {code} are {own}, most letters of all files {name}: "
+                            "bring sentences of one script")
     if not asked:
         return name, share
     check_script(asked, code)
@@ -140,6 +146,7 @@ class Addition:
     profile: str
     folder: Path      # of the corpus
     tables: dict      # file name -> DataFrame
+    copied: list      # files of the languages beside it
     settings: str     # text to append
     notes: list       # sentences to show
 
@@ -149,10 +156,34 @@ def profile_lines(
 ) -> list:            # of str
     "A profile's own values, with changes."
     own = dict(sections()[f"profile {like}"])
-    kept = {k: v for k, v in own.items() if not k.startswith("train_pairs") and k not in ("languages", "corpus")}
+    kept = {k: v for k, v in own.items() if not k.startswith("train_pairs")}
     return [f"{name} = {value}" for name, value in (kept | changed).items()]
 
 # %% ../../nbs/lib/corpus/adding.ipynb #c48cbbd6
+def pairs_of(
+    like: str,          # a profile
+    directions: list,   # hi-en, en-hi, ...
+) -> dict:              # name -> value, as it is written
+    "What a profile says of the training pairs of some directions."
+    names = {str(name) for d in directions for name in (d, d.source, d.target)}
+    own = sections()[f"profile {like}"]
+    return {k: v for k, v in own.items() if k.startswith("train_pairs") and k.partition(".")[2] in names}
+
+def corpus_files(
+    corpus: str,        # as settings.ini names it
+    languages: list,    # codes
+) -> list:              # of Path: what holds their sentences, and what says under which licences
+    "Files to copy. Raises UserError if a language is not in the corpus, or that is no folder."
+    if not languages:
+        return []
+    found = open_corpus(corpus)
+    if not isinstance(found, Corpus):
+        raise UserError(f"--with: the corpus {corpus!r} lies on the hub: name a profile with a folder by --like")
+    for code in languages:
+        known_name(code, found.languages(), f"language of the corpus {corpus!r}")
+    return found.files_of(languages)
+
+# %% ../../nbs/lib/corpus/adding.ipynb #e81b3c90
 def values_of(
     like: str,   # a profile
 ) -> dict:       # name -> value, typed
@@ -179,15 +210,20 @@ def refuse_known(code: str, name: str, profile: str, folder: Path):
             raise UserError(f"--name {name}: {own} calls {other!r} so, and prompts could not tell them apart")
     if profile in profiles():
         raise UserError(f"{own} has a profile {profile!r} already: name another by --profile")
-    if str(folder) in ("embedded", *named_sections("corpus")):
+    packaged = Corpus.open("embedded").folder
+    if str(folder) in ("embedded", *named_sections("corpus")) or Path(folder).resolve() == packaged.resolve():
         raise UserError(f"--corpus {folder} is the name of a corpus that exists: name another folder")
 
 def table_text(rows: pd.DataFrame) -> str:
     "A table as it is written."
     return rows.to_csv(None, sep="\t", index=False, quoting=3)
 
-def refuse_replacing(folder: Path, tables: dict):
+def refuse_replacing(folder: Path, tables: dict, copied: list):
     "Raises UserError where a folder has other sentences under a name than those that are to be written."
+    for path in copied:
+        there = folder / path.name
+        if there.exists() and there.read_bytes() != path.read_bytes():
+            raise UserError(f"{there} exists and is not {path}: name another folder by --corpus")
     for name, rows in tables.items():
         stem = name.removesuffix("tsv")
         for file in sorted(folder.glob(f"{stem}*")):
@@ -221,6 +257,7 @@ def plan_language(
     like: str = "laptop", # the profile whose values it takes
     script: str = "",     # empty: as the sentences are written
     flores: str = "",     # its name in FLORES+
+    beside=(),            # codes of languages of that profile's corpus that the new profile has, too
 ) -> Addition:
     "Read and check everything. Raises UserError where something is missing or exists already."
     profile, values = profile or re.sub(r"\W+", "-", name.lower()).strip("-"), values_of(like)
@@ -230,17 +267,21 @@ def plan_language(
     files = dict(train=train, dev=dev, devtest=devtest)
     brought = {kind: bring(path, pivot, code) for kind, path in files.items()}
     tables = {f"{kind}.{pivot}-{code}.tsv": of.rows for kind, of in brought.items()}
-    refuse_replacing(folder, tables)
-    writing, share = find_script(pd.concat([of.rows[code] for of in brought.values()]), script, code)
+    copied = corpus_files(values["corpus"], list(beside))
+    refuse_replacing(folder, tables, copied)
+    writing, share = find_script({of.path: of.rows[code] for of in brought.values()}, script, code)
     counts = {kind: usable(of, pivot, values) for kind, of in brought.items()}
-    changed = dict(languages=code, corpus=from_root(folder), repair_trained=f"{pivot}-{code}")
-    changed |= fitted(values, code, **counts)
+    away, back = [Direction(pivot, c) for c in beside], [Direction(c, pivot) for c in beside]
+    trained = [str(d) for d in away if str(d) in values["repair_trained"]]
+    changed = pairs_of(like, [*away, *back]) | fitted(values, code, **counts)
+    changed |= dict(languages=" ".join([*beside, code]), corpus=from_root(folder),
+                    repair_trained=" ".join([*trained, f"{pivot}-{code}"]))
     refuse_same(brought, pivot)
     described = [f"name = {name}", f"script = {writing}"] + [f"flores = {flores}"] * bool(flores)
     written = ["", f"[language {code}]", *described, "", f"[profile {profile}]", *profile_lines(like, changed), ""]
     notes = [f"{name}: script {writing} ({share:.0%} of the letters)"]
     notes += [note_of(kind, of, counts[kind], values) for kind, of in brought.items()]
-    return Addition(code, profile, folder, tables, "\n".join(written), notes)
+    return Addition(code, profile, folder, tables, copied, "\n".join(written), notes)
 
 def note_of(kind: str, of: Brought, count: int, values: dict) -> str:
     "What was found in one file."
@@ -260,9 +301,10 @@ def write_language(
 ):
     "Write the corpus, then the sections: interrupted, no section names a corpus that is not whole."
     addition.folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in addition.tables.items():
+    written = {name: table_text(rows).encode() for name, rows in addition.tables.items()}
+    for name, content in (written | {path.name: path.read_bytes() for path in addition.copied}).items():
         part = addition.folder / f".{name}.partial"
-        part.write_text(table_text(rows), encoding="utf-8")
+        part.write_bytes(content)
         part.replace(addition.folder / name)
     with open(settings_file(), "a", encoding="utf-8") as f:
         f.write(addition.settings)

@@ -234,6 +234,17 @@ def test(
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #333304c6
 @patch
+def files_of(
+    self: Corpus,
+    languages: list,   # codes
+) -> list:             # of Path
+    "The files that hold some languages, and README.md, which names sources and licences."
+    trained = [find(self.folder, name) for language in languages for name in self._training_names(language)]
+    tested = [self._test_file(split, language) for split in SPLITS for language in languages]
+    readme = self.folder / "README.md"
+    return list(dict.fromkeys([*trained, *tested, *[readme] * readme.exists()]))
+
+@patch
 def paths(self: Corpus) -> list:   # files, in a fixed order
     "The files this corpus uses: its test sentences, then its pairs."
     languages = self.languages()

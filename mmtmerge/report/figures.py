@@ -14,7 +14,7 @@ import pandas as pd
 
 from .layout import METHOD_LABELS, arrow
 from .theme import BLACK, COLORS, DARK, DASHES, MARKERS, subplots
-from ..settings import Study
+from ..settings import BASE, Study
 
 # %% ../../nbs/lib/report/figures.ipynb #e3356337
 def stack(
@@ -103,22 +103,23 @@ def retention_panel(
     "All rows of one metric."
     ticks = {}
     for b, (title, rows) in enumerate(blocks):
-        top = -(len(study.methods) + 1.6) * b
+        top = -(len(study.methods) + 2.6) * b
         ax.text(.01, top + .85, title, transform=ax.get_yaxis_transform(),
                 fontweight="bold", color=COLORS[b], va="center", fontsize=8.5)
-        for i, method in enumerate(study.methods):
-            retention_row(ax, top - i, rows[rows.system == method], COLORS[b], MARKERS[b])
-            ticks[top - i] = METHOD_LABELS.get(method, method)
+        for i, system in enumerate([*study.methods, BASE]):
+            color, marker = (DARK, "s") if system == BASE else (COLORS[b], MARKERS[b])
+            retention_row(ax, top - i, rows[rows.system == system], color, marker)
+            ticks[top - i] = METHOD_LABELS.get(system, system)
     return ticks
 
 # %% ../../nbs/lib/report/figures.ipynb #7c0dfd3c
 def retention(
     study: Study,
     table: pd.DataFrame,               # kind, system, direction, metric, score, ci_low, ci_high, paper
-    metrics: tuple = ("BLEU", "chrF2"),
+    metrics: tuple = ("chrF2", "BLEU"),
 ):                                     # figure
-    "Retention by topology, method and metric."
-    blocks, n = retention_blocks(study, table), len(study.methods)
+    "Retention by topology, method and metric, with the base below the methods."
+    blocks, n = retention_blocks(study, table), len(study.methods) + 1
     height = .8 + .21 * (n + 1.3) * len(blocks)
     fig, axes = subplots(1, len(metrics), (8, height), sharey=True)
     for ax, metric in zip(axes[0], metrics):
@@ -263,12 +264,12 @@ def conflict_panel(
     ax,
     rows: pd.DataFrame,    # of one group, with columns expert, layer and conflicts
 ):
-    "Sign conflicts over the layers, and where coins would be."
+    "Sign conflicts over the layers, and where those of random signs would be."
     experts = rows.expert.unique()
     line, chance = rows[rows.expert == experts[0]], chance_conflict(len(experts))
     ax.plot(line.layer, line.conflicts, color=BLACK, lw=1.3)
     ax.axhline(chance, color=DARK, lw=1, ls=":")
-    ax.annotate(f"coins: {chance:g}", (0, chance), xytext=(0, 2), textcoords="offset points", fontsize=6.5, color=DARK)
+    ax.annotate(f"random: {chance:g}", (0, chance), xytext=(0, 2), textcoords="offset points", fontsize=6.5, color=DARK)
 
 # %% ../../nbs/lib/report/figures.ipynb #aa8c0ea5
 def deltas(

@@ -262,8 +262,8 @@ def selection_note(study: Study) -> str:
     *early, last = p.rungs
     if early:
         after = ", ".join(map(str, early))
-        race = (f"; {p.keep:.0%} of a method's settings, at least two, "
-                f"stay in the race after {after}")
+        race = (f"; of a method's settings only the best {p.keep:.0%}, but at least two, "
+                f"are tried on more than {after}")
     return ("Bold: the best merge of a column. Every merge uses the setting of the paper's grid "
             f"that is best on {p.selects}, by {last} sentences a direction{race}.")
 

@@ -10,7 +10,7 @@ __all__ = ['INTO', 'PAIRS', 'retention_message', 'without_embeddings', 'deltas_m
 import pandas as pd
 
 from .figures import chance_conflict
-from ..settings import MANY_TO_ONE, ONE_TO_MANY, Study
+from ..settings import BASE, MANY_TO_ONE, ONE_TO_MANY, Study
 
 # %% ../../nbs/lib/report/messages.ipynb #f7448238
 INTO = {MANY_TO_ONE: "into one language", ONE_TO_MANY: "into several"}
@@ -20,7 +20,8 @@ def retention_message(
     metric: str = "chrF2",
 ) -> str:
     "Mean retention of merges into one language and into several, over the methods."
-    means = kept[(kept.direction == "average") & (kept.metric == metric)].groupby("kind").score.mean()
+    merges = kept[(kept.direction == "average") & (kept.metric == metric) & (kept.system != BASE)]
+    means = merges.groupby("kind").score.mean()
     found = [f"{means[kind]:.0%} {into}" for kind, into in INTO.items() if kind in means]
     return f"Of the experts' {metric}, merges keep {', '.join(found)}"
 
@@ -33,10 +34,10 @@ def deltas_message(
     study: Study,
     deltas: pd.DataFrame,   # of task_vectors.whole_table
 ) -> str:
-    "Sign conflicts of each size of group, and what coins would give."
+    "Sign conflicts of each size of group, and what random signs would give."
     rows = without_embeddings(deltas)
     sizes = rows.group.map({group: len(members) for group, members in study.groups.items()})
-    found = [f"{share:.2f} of the weights ({chance_conflict(n):.2f} by coins) with {n} experts"
+    found = [f"{share:.2f} of the weights ({chance_conflict(n):.2f} if signs were random) with {n} experts"
              for n, share in rows.groupby(sizes).conflicts.mean().items()]
     return f"Signs conflict in {' and '.join(found)}"
 
@@ -70,7 +71,7 @@ def usage_message(
     shown = means[means.group.isin(study.unidirectional_groups())]
     means = shown.groupby("comparison").pooled.mean()
     found = [f"{mean:.3f} {PAIRS[comparison]}" for comparison, mean in means.items()]
-    return f"Usage alignment is {', '.join(found)}; unrelated neurons reach {shown.null.mean():.2f}"
+    return f"Usage alignment is {', '.join(found)}; unrelated neurons have {shown.null.mean():.2f}"
 
 # %% ../../nbs/lib/report/messages.ipynb #59e07661
 def cka_message(
@@ -80,9 +81,9 @@ def cka_message(
     "CKA of a group's experts with the base and with each other, in the early and the late layers."
     rows = six[(six.group == group) & (six.metric == "cka")]
     mean = rows.groupby(["comparison", "band"]).score.mean()
-    found = [f"{PAIRS[comparison]} {mean[comparison, 'early']:.2f} and {mean[comparison, 'late']:.2f}"
+    found = [f"{mean[comparison, 'early']:.2f} and {mean[comparison, 'late']:.2f} {PAIRS[comparison]}"
              for comparison in mean.index.unique("comparison")]
-    return f"{group}: CKA in early and late layers is {', '.join(found)}"
+    return f"{group}: CKA in early and in late layers is {', '.join(found)}"
 
 def angles_message(
     dims: pd.DataFrame,     # of similarity_tables.angles_by_dimension

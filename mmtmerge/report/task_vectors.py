@@ -66,11 +66,11 @@ def mark_chance(
     ax,
     whole: pd.DataFrame,   # of `whole_table`
 ):
-    "A dotted line over every group where the conflicts of coins would be."
+    "A dotted line over every group where the conflicts of random signs would be."
     for i, (_, part) in enumerate(whole.groupby("group", sort=False)):
         chance = chance_conflict(part.expert.nunique())
         ax.plot([i - .45, i + .45], [chance, chance], color=BLACK, ls=":", lw=1.2)
-    ax.set_title("sign conflicts (dotted: coins)")
+    ax.set_title("sign conflicts (dotted: random)")
 
 # %% ../../nbs/lib/report/task_vectors.ipynb #c13348c3
 def whole_figure(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START_UP', 'plan_lines', 'ram_gb', 'refuse_without_gpus', 'expected', 'check_machine', 'refuse_costly_remaking',
-           'snakemake_command', 'follow', 'make', 'check_tokenisers', 'rebuild']
+           'snakemake_command', 'follow', 'make', 'check_corpus', 'check_tokenisers', 'rebuild']
 
 # %% ../../nbs/lib/study/rebuild.ipynb #6e067392
 import math
@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..core import UserError, locked, read_json, root
-from ..settings import TOKENISER, Study
+from ..settings import TOKENISER, Study, named_sections
 from .plan import plan
 from .provenance import refuse_other_values, state
 from .runner import RunFailed, costly
@@ -197,6 +197,17 @@ def make(
                         "what is finished is kept, the same command continues")
 
 # %% ../../nbs/lib/study/rebuild.ipynb #8c778168
+def check_corpus(
+    study: Study,
+):
+    "Raises UserError if the study's corpus is a folder and lacks a language."
+    if study.p.corpus in named_sections("corpus"):
+        return
+    from mmtmerge.corpus.open import open_corpus     # pandas: not before it is needed
+    corpus = open_corpus(study.p.corpus)
+    for direction in study.directions:
+        corpus.sides(direction)
+
 def check_tokenisers(
     study: Study,
 ):
@@ -231,6 +242,7 @@ def rebuild(
             )
         print(f"profile {study.profile}, target {target}: {len(todo)} of {len(runs)} runs to do")
         print("\n".join(plan_lines(runs, why, each=dry_run)))
+        check_corpus(study)
         check_tokenisers(study)
         if dry_run:
             return

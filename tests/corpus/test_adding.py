@@ -9,6 +9,7 @@ from mmtmerge.core import UserError
 from mmtmerge.corpus import adding
 from mmtmerge.corpus.embedded import Corpus
 from mmtmerge.settings import load
+from mmtmerge.study import rebuild
 
 LINES = [
     ("Open the file", "ಕಡತವನ್ನು ತೆರೆಯಿರಿ"),
@@ -156,3 +157,40 @@ def test_a_folder_beside_the_settings_is_found_from_elsewhere(project, tmp_path_
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert load("kannada").p.corpus == "corpus-kn"
     assert len(Corpus.open("corpus-kn").test("dev", "en-kn")) == 3
+
+
+def test_beside_languages_of_the_profiles_corpus(project):
+    "Their files are copied, with the table of licences, and their values are kept."
+    addition = planned(beside=["hi", "ta"])
+    adding.write_language(addition)
+    study = load("kannada")
+    assert study.directions[:3] == ["hi-en", "ta-en", "kn-en"]
+    assert study.p.repair_trained == ["en-hi", "en-kn"] and study.p.train_pairs["hi"] == 928
+    assert study.p.train_pairs["en-ta"] == 2688 and "bn" not in addition.settings.split("train_pairs")[1]
+    embedded, mine = Corpus.open("embedded"), Corpus.open(study.p.corpus)
+    assert (mine.folder / "README.md").read_bytes() == (embedded.folder / "README.md").read_bytes()
+    assert mine.test("dev", "en-hi", 5).equals(embedded.test("dev", "en-hi", 5))
+    assert sorted(mine.test("dev", "en-kn").id) == ["2", "3", "5"]
+
+
+def test_beside_what_is_not_there(project):
+    with pytest.raises(UserError, match="unknown language of the corpus 'embedded'.*'mr'"):
+        planned(beside=["mr"])
+    (project / "corpus-kn").mkdir()
+    (project / "corpus-kn/train.en-hi.tsv.xz").write_bytes(b"other")
+    with pytest.raises(UserError, match="train.en-hi.tsv.xz exists and is not"):
+        planned(beside=["hi"])
+
+
+def test_a_file_of_another_script(project):
+    table(project / "train.tsv", [("Open the file", "Kadatavannu tereyiri")] * 3)
+    with pytest.raises(UserError, match="dev.tsv: 100% of the letters of kn are Kannada, most letters of all files Latin"):
+        planned()
+
+
+def test_a_profile_whose_corpus_lacks_a_language(project):
+    adding.write_language(planned())
+    path = project / "settings.ini"
+    path.write_text(path.read_text(encoding="utf-8").replace("languages = kn", "languages = hi kn"), encoding="utf-8")
+    with pytest.raises(UserError, match="corpus-kn has no direction 'hi-en'"):
+        rebuild.check_corpus(load("kannada"))

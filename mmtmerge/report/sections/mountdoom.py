@@ -149,7 +149,8 @@ def evidence(row) -> str:   # a row of claims.csv
     "What was found about a claim, and what the paper has."
     if pd.isna(row.value):
         return MEANING[row.verdict]
-    found = f"Found: {short(row.value)} {'' if pd.isna(row.unit) else row.unit}".strip()
+    unit, _, limit = ("" if pd.isna(row.unit) else row.unit).partition(" − ")
+    found = f"Found: {short(row.value)} {unit}{f' above {limit}' if limit else ''}".strip()
     interval = f"[{short(row.ci_low)}, {short(row.ci_high)}]"
     others = f"other analyses give {short(row.sensitivity_low)} to {short(row.sensitivity_high)}"
     paper = "" if pd.isna(row.paper) else f" The paper: {short(row.paper)}."

@@ -85,7 +85,7 @@ def kinds_table(
         "kind": best.family, "part": best.rules, "λ": [fixed(x, 1) for x in best.lam],
         "models on disk": [fixed(x, 2) for x in best.models], "in memory": [fixed(x, 2) for x in best.memory],
         "of the experts' chrF2": [share(row) for row in best.itertuples()]})
-    return typeset(cells.set_index("kind"))
+    return typeset(cells.set_index(["kind", "part"]))
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #a3f09b0b
 TUNED = {"experts": "experts, one each", "joint": "joint model", "joint-early": "joint model at one expert's steps"}
