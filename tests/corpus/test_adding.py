@@ -184,7 +184,7 @@ def test_beside_what_is_not_there(project):
 
 def test_a_file_of_another_script(project):
     table(project / "train.tsv", [("Open the file", "Kadatavannu tereyiri")] * 3)
-    with pytest.raises(UserError, match="dev.tsv: 100% of the letters of kn are Kannada, most letters of all files Latin"):
+    with pytest.raises(UserError, match="dev.tsv: 100% of the letters of kn are Kannada, most letters of all"):
         planned()
 
 

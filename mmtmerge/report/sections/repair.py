@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAMED', 'NAMES', 'PLACES', 'TUNED', 'ADAPTERS', 'TABLES', 'SECTION', 'kept', 'against_joint', 'places',
-           'points_table', 'kinds_table', 'training_table', 'in_words', 'scale_of', 'above', 'context']
+           'points_table', 'kinds_table', 'training_table', 'in_words', 'scale_of', 'base_kept', 'by_method', 'above',
+           'context']
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #3930279c
 import re
@@ -13,9 +14,10 @@ import pandas as pd
 
 from ...core import read_json
 from ..page import Section, typeset
-from ..quoted import Quoted, estimate, fixed, share
+from ..layout import METHOD_LABELS
+from ..quoted import Quoted, ends, estimate, fixed, percent, share
 from ..frontier import cell
-from ...settings import ALL
+from ...settings import ALL, BASE
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #4b5793a8
 def kept(
@@ -123,6 +125,24 @@ def scale_of(
     lam = re.search(r"lam=([\d.]+)", cell(repaired, group=group, point=point, side="all", metric="chrF2").candidate)
     return f"λ {lam[1]}"
 
+def base_kept(
+    frontier: pd.DataFrame,   # frontier.csv
+    group: str,
+) -> str:
+    "What the base keeps on dev, without parts."
+    rows = frontier[(frontier.family == BASE) & frontier.snapshot.isna()]
+    return share(cell(rows, group=group, metric="chrF2"))
+
+def by_method(
+    confusion: pd.DataFrame,   # confusion.csv
+    group: str,
+) -> list:                     # of str
+    "What each method's merge keeps when it keeps to the target's script, and when it decodes freely."
+    rows = confusion[(confusion.group == group) & (confusion.side == "all") & (confusion.metric == "chrF2")]
+    return [f"{METHOD_LABELS.get(r.method, r.method)} {percent(r.script)} "
+            f"{ends(100 * r.script_ci_low, 100 * r.script_ci_high, 0)} (freely {percent(r.free)})"
+            for r in rows.itertuples()]
+
 def above(
     repaired: pd.DataFrame,   # repaired.csv
     group: str,
@@ -132,9 +152,11 @@ def above(
     "Whether the whole interval of a point's retention lies above a floor."
     return bool(cell(repaired, group=group, point=point, side="all", metric="chrF2").ci_low >= floor)
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #a94c1e77
 def context(quoted: Quoted) -> dict:
     "What the template may name."
     repaired, stored = quoted.table("repaired"), read_json(quoted.path("numbers-repair.json"))
+    frontier = quoted.table("frontier")
     best = cell(repaired, group=ALL, point="recommended", side="all", metric="chrF2")
     def of(group, point, side="all", metric="chrF2"):
         return kept(repaired, group, point, side, metric)
@@ -142,14 +164,18 @@ def context(quoted: Quoted) -> dict:
         return against_joint(repaired, group, point)
     def scale(group, point):
         return scale_of(repaired, group, point)
+    def base(group):
+        return base_kept(frontier, group)
     groups = list(dict.fromkeys(repaired.group))
-    return dict(of=of, joint=joint, scale=scale, models=fixed(best.models, 2), best=best.candidate,
+    return dict(of=of, base=base, smallest=scale(ALL, "bare") == f"λ {min(quoted.study.p.repair_lams)}",
+                methods=by_method(quoted.table("confusion"), "en-indic"),
+                 joint=joint, scale=scale, models=fixed(best.models, 2), best=best.candidate,
                 told=in_words(best.candidate), points=points_table(repaired),
                 lines=stored["sentences"][ALL],
                 begins=fixed(100 * best.ci_low, 1),
                 enough=above(repaired, ALL, "recommended"), groups=groups, looked_at=stored["looked_at"],
                 directions=len(quoted.study.directions),
-                kinds=kinds_table(quoted.table("frontier"), "en-indic"),
+                kinds=kinds_table(frontier, "en-indic"),
                 training=training_table(quoted.table("repair_training")),
                 places=places(quoted.table("repair_blocks"), "en-indic"))
 
