@@ -167,9 +167,9 @@ def context(quoted: Quoted) -> dict:
     def base(group):
         return base_kept(frontier, group)
     groups = list(dict.fromkeys(repaired.group))
-    return dict(of=of, base=base, smallest=scale(ALL, "bare") == f"λ {min(quoted.study.p.repair_lams)}",
-                methods=by_method(quoted.table("confusion"), "en-indic"),
-                 joint=joint, scale=scale, models=fixed(best.models, 2), best=best.candidate,
+    smallest = scale(ALL, "bare") == f"λ {min(quoted.study.p.repair_lams)}"
+    return dict(of=of, base=base, smallest=smallest, methods=by_method(quoted.table("confusion"), "en-indic"),
+                joint=joint, scale=scale, models=fixed(best.models, 2), best=best.candidate,
                 told=in_words(best.candidate), points=points_table(repaired),
                 lines=stored["sentences"][ALL],
                 begins=fixed(100 * best.ci_low, 1),
