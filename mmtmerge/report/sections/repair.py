@@ -164,11 +164,11 @@ def context(quoted: Quoted) -> dict:
         return against_joint(repaired, group, point)
     def scale(group, point):
         return scale_of(repaired, group, point)
-    def base(group):
+    def untuned(group):
         return base_kept(frontier, group)
     groups = list(dict.fromkeys(repaired.group))
     smallest = scale(ALL, "bare") == f"λ {min(quoted.study.p.repair_lams)}"
-    return dict(of=of, base=base, smallest=smallest, methods=by_method(quoted.table("confusion"), "en-indic"),
+    return dict(of=of, untuned=untuned, smallest=smallest, methods=by_method(quoted.table("confusion"), "en-indic"),
                 joint=joint, scale=scale, models=fixed(best.models, 2), best=best.candidate,
                 told=in_words(best.candidate), points=points_table(repaired),
                 lines=stored["sentences"][ALL],
