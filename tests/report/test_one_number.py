@@ -10,9 +10,9 @@ from mmtmerge import metrics
 from mmtmerge.core import read_json, root, write_json
 from mmtmerge.report import claims_translation, layout, numbers
 from mmtmerge.report.results import Results, find_translation
-from mmtmerge.report.retention import retention_table
+from mmtmerge.report.retention import kept_systems, retention_table
 from mmtmerge.report.translation_tables import (
-    LAYOUTS, columns, experts_table, merge_rows, rows, translation_table, without_expert_names)
+    LAYOUTS, columns, experts_table, rows, translation_table, without_expert_names)
 from mmtmerge.settings import System, load
 from mmtmerge.study.plan import plan
 from mmtmerge.study.stages.mountdoom import evaluated
@@ -69,7 +69,7 @@ def check_experts(study, experts, digits):
 
 def check_retention(study, kept, digits):
     for cell in kept.itertuples():
-        lines = merge_rows(study, cell.kind)[cell.system]
+        lines = kept_systems(study, cell.kind)[cell.system]
         systems = {d: lines[d] for d in columns(study, lines)[cell.direction]}
         values = ratios_of(study, systems, cell.metric)
         assert cell.score == pytest.approx(np.mean(values), abs=digits, nan_ok=True)
