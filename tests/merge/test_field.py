@@ -94,9 +94,9 @@ def test_equal_in_other_words(tmp_path, base, expert):
         (GEMMA, inner(query_pre_attn_scalar=99), "text_config.query_pre_attn_scalar=99, the base has 256"),
         (GEMMA, inner(rope_local_base_freq=5e4), "sliding_attention.rope_theta=50000.0, the base has 10000.0"),
         (
-            dict(model_type="mistral"),
+            dict(model_type="mistral", sliding_window=16),
             dict(model_type="mistral", sliding_window=None),
-            "sliding_window=None, the base has 4096",
+            "sliding_window=None, the base has 16",
         ),
         (
             dict(model_type="gpt_neox"),
