@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUTH', 'LENGTHS', 'BEFORE', 'NOW', 'ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'WITHOUT_EFFECT', 'CONTEXT',
-           'SHORT_FOR', 'SAID_ELSEWHERE', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied', 'attention_factor',
-           'rope_values', 'used_window', 'flat', 'listed', 'meaning', 'both_meanings', 'same_activation', 'same_value',
-           'difference']
+           'SHORT_FOR', 'SAID_ELSEWHERE', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied', 'tied_weights',
+           'attention_factor', 'rope_values', 'used_window', 'flat', 'listed', 'meaning', 'both_meanings',
+           'same_activation', 'same_value', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
 import functools
@@ -70,8 +70,20 @@ def is_tied(
     "Whether the head of a model is its embeddings."
     said = written.get("tie_word_embeddings")
     if said is not None:
-        return TRUTH.get(said, bool(said))
+        return TRUTH.get(str(said).lower(), bool(said))
     return bool(getattr(read_config(written), "tie_word_embeddings", False))
+
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #5c1f0e29
+def tied_weights(
+    written: dict,     # the content of a config.json
+) -> dict:             # name of the tied tensor -> name of the one that is kept
+    "Which tensors Transformers holds once where a model is tied; none if it does not know the architecture."
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    config = read_config(written)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return {}
+    return dict(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._tied_weights_keys or {})
+
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #3eba228d
 def attention_factor(
