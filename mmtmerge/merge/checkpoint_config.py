@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUTH', 'LENGTHS', 'BEFORE', 'NOW', 'ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'WITHOUT_EFFECT', 'CONTEXT',
-           'SHORT_FOR', 'SAID_ELSEWHERE', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied', 'tied_weights',
-           'attention_factor', 'rope_values', 'used_window', 'flat', 'listed', 'meaning', 'both_meanings',
-           'same_activation', 'same_value', 'difference']
+           'SHORT_FOR', 'SAID_ELSEWHERE', 'NEVER_READ', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied',
+           'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat', 'listed', 'meaning',
+           'both_meanings', 'same_activation', 'same_value', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
 import functools
@@ -49,9 +49,10 @@ def is_read(
     key: str,
 ) -> bool:
     "Whether an architecture reads an entry of its configuration, as far as can be seen."
-    code = code_of(type(config))
-    declared = any(field.name == key for field in fields(config))
-    return declared or code is None or re.search(rf'[."]{re.escape(key)}\b', code) is not None
+    code, declared = code_of(type(config)), {field.name for field in fields(config)}
+    names = {key, *(common for common, own in config.attribute_map.items() if own == key)}
+    found = (re.search(rf'[."]{re.escape(name)}\b', code or "") for name in names)
+    return code is None or bool(names & declared) or any(found)
 
 def entry(
     config,        # Transformers' configuration
@@ -149,7 +150,8 @@ def used_window(
 ):               # number of tokens; None if no layer uses a window
     "The sliding window of a model."
     kinds, window = entry(config, "layer_types"), entry(config, "sliding_window")
-    no_layer = kinds is not None and is_read(config, "layer_types") and "sliding_attention" not in kinds
+    by_layer = is_read(config, "layer_types") and is_read(config, "sliding_attention")
+    no_layer = by_layer and "full_attention" in (kinds or ()) and "sliding_attention" not in kinds
     if no_layer or entry(config, "use_sliding_window") is False:
         return None
     positions = entry(config, "max_position_embeddings")
@@ -158,7 +160,7 @@ def used_window(
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #d41e2fe6
 WITHOUT_EFFECT = re.compile("|".join((
-    r"_.*", r".*(init|dropout|pdrop|layerdrop|version|dtype|loss|jitter|mtp|nextn|fp32|float32|label|classifier).*",
+    r"_.*", r".*(init|dropout|pdrop|layerdrop|version|dtype|loss|jitter|mtp|nextn|fp32|float32|label).*",
     r".*token_(id|index|ids)", r"(summary|mask_time|mask_feature)_.*", r"(start|end)_n_top", r".*_penalty",
     r"architectures|auto_map|name_or_path|problem_type|return_dict|use_cache|cache_implementation|is_encoder_decoder",
     r"output_(hidden_states|attentions|router_logits)|num_logits_to_keep|return_last_states|torchscript|tokenizer_class",
@@ -249,12 +251,15 @@ def same_value(one, other) -> bool:
 
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #efd0630d
+NEVER_READ = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "architectures")
+
 def difference(
     base: dict,       # the content of a config.json
     expert: dict,
 ) -> tuple:           # (dotted key, value of the base, value of the expert); None if they mean the same
     "The first entry by which two configurations give weights another meaning."
-    if flat(base) == flat(expert):
+    shortened = [{key: x for key, x in config.items() if key not in NEVER_READ} for config in (base, expert)]
+    if shortened[0] == shortened[1]:
         return None
     ours, theirs, known = both_meanings(base, expert)
     for key in ours | theirs:
