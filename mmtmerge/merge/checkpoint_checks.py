@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['QUANTIZED', 'ADAPTERS', 'WRAPPERS', 'TOKENIZERS', 'FLAGS', 'SAME_TOKENIZER', 'wrapper_in', 'check_plain',
-           'check_prefix', 'check_config', 'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary', 'unused',
-           'tokenizer_parts', 'part_differs', 'merges_of', 'read_vocabulary', 'check_tokenizer', 'chat_template',
-           'check_tokenizers', 'check_compatible', 'quiet_transformers', 'written_config', 'load_without_weights',
-           'refuse_report', 'digest_of_headers', 'check_loads', 'check_written']
+           'check_prefix', 'quiet_transformers', 'unread', 'leave_out_unread', 'check_tied', 'check_config',
+           'check_types', 'tokenizer_file', 'added_tokens', 'vocabulary', 'unused', 'tokenizer_parts', 'part_differs',
+           'merges_of', 'read_vocabulary', 'check_tokenizer', 'chat_template', 'check_tokenizers', 'check_compatible',
+           'written_config', 'load_without_weights', 'refuse_report', 'digest_of_headers', 'check_loads',
+           'check_written']
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #47a317e4
 import contextlib
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import torch
 import xxhash
 
 from ..core import UserError, cache_dir, read_json, write_json
-from .checkpoint_config import difference, read_config
+from .checkpoint_config import difference, is_tied, read_config
 from .checkpoint_reader import Checkpoint, is_recomputed, read_object
 from .task_vectors import check_shapes, require
 
@@ -69,6 +71,68 @@ def check_prefix(
         all_inside = all(f"{prefix}{name}" in longer for name in shorter)
         require(not all_inside, f"{longer.folder}: tensor {inside!r} is {name!r} in {shorter.folder}: "
                                 f"remove the prefix {prefix!r}, or give models saved alike")
+
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #33492857
+@contextlib.contextmanager
+def quiet_transformers():
+    "Without Transformers' progress bars and reports."
+    from transformers.utils import logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #7ad10c12
+def unread(
+    config: dict,      # content of a config.json
+    names,             # of tensors
+) -> list:
+    "Those tensors that Transformers neither reads nor misses; none if it cannot build the model."
+    from transformers import AutoModelForCausalLM
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(read_config(config))
+    except Exception:    # each class raises what it likes
+        return []
+    held = model.state_dict().keys()
+    computed = {name for name, _ in model.named_buffers()}
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    others = [name for name in names if name not in held and f"{model.base_model_prefix}.{name}" not in held]
+    return [name for name in others if name in computed or any(pattern.search(name) for pattern in ignored)]
+
+def leave_out_unread(
+    base: Checkpoint,
+    experts: dict,      # name -> Checkpoint
+) -> dict:              # {'left out': which tensors}, empty if there are none
+    "Forget the tensors that Transformers does not read and that not all models have."
+    models = (base, *experts.values())
+    differ = set().union(*models) - set(base).intersection(*experts.values())
+    names = unread(base.config, sorted(differ)) if differ else []
+    if not names:
+        return {}
+    for model in models:
+        model.leave_out(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return {"left out": f"{', '.join(names[:3])}{more}, which not all models have and Transformers does not read"}
+
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #7ad10c14
+def check_tied(
+    base: Checkpoint,
+    expert: Checkpoint,
+):
+    "Raises UserError if names differ because one model holds its head and the other ties it to the embeddings."
+    if set(base) == set(expert):
+        return
+    ours, theirs = is_tied(base.config), is_tied(expert.config)
+    tied, other = (base, expert) if ours else (expert, base)
+    require(ours == theirs,
+            f"{tied.folder}/config.json ties the head to the embeddings, {other.folder}/config.json does not "
+            "(tie_word_embeddings, or the architecture's default): experts and base must be tied or untied alike")
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #77eaa209
 def check_config(
@@ -262,8 +326,11 @@ def check_compatible(
     "Raises UserError if checkpoints cannot be merged: names, shapes, configurations, types or tokenizers differ."
     for model in (base, *experts.values(), *base.parts.values()):
         check_plain(model)
-    for who, expert in experts.items():
+    for expert in experts.values():
         check_prefix(base, expert)
+    notes = leave_out_unread(base, experts)
+    for who, expert in experts.items():
+        check_tied(base, expert)
         try:
             check_shapes(base, {who: expert})
         except UserError as e:
@@ -272,27 +339,12 @@ def check_compatible(
     for model in (base, *experts.values()):
         check_types(base, model)
     others = {**experts, **base.parts}
-    notes = check_tokenizers(base, others, tokenizer)
+    notes |= check_tokenizers(base, others, tokenizer)
     ours = chat_template(base)
     unlike = [who for who, other in others.items() if chat_template(other) not in (None, ours)]
     if unlike:
         notes["chat template"] = f"the base's, not that of {', '.join(unlike)}"
     return notes
-
-# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #33492857
-@contextlib.contextmanager
-def quiet_transformers():
-    "Without Transformers' progress bars and reports."
-    from transformers.utils import logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #ddc00522
 def written_config(

@@ -9,8 +9,14 @@ from models_on_disk import put
 from safetensors.torch import load_file, save_file
 
 from mmtmerge.core import UserError, root
-from mmtmerge.merge.checkpoint_checks import check_config, check_tokenizer, check_tokenizers, tokenizer_parts
-from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.checkpoint_checks import (
+    check_compatible,
+    check_config,
+    check_tokenizer,
+    check_tokenizers,
+    tokenizer_parts,
+)
+from mmtmerge.merge.checkpoint_reader import Checkpoint, is_recomputed
 from mmtmerge.merge.checkpoints import merge_checkpoints
 
 SMALL = dict(
@@ -94,9 +100,9 @@ def test_equal_in_other_words(tmp_path, base, expert):
         (GEMMA, inner(query_pre_attn_scalar=99), "text_config.query_pre_attn_scalar=99, the base has 256"),
         (GEMMA, inner(rope_local_base_freq=5e4), "sliding_attention.rope_theta=50000.0, the base has 10000.0"),
         (
-            dict(model_type="mistral"),
+            dict(model_type="mistral", sliding_window=16),
             dict(model_type="mistral", sliding_window=None),
-            "sliding_window=None, the base has 4096",
+            "sliding_window=None, the base has 16",
         ),
         (
             dict(model_type="gpt_neox"),
@@ -425,3 +431,119 @@ def test_the_packaged_tokenizer_saved_by_transformers_is_the_same(tmp_path):
     AutoTokenizer.from_pretrained(packaged.parent).save_pretrained(tmp_path)
     assert saved.read_bytes() != packaged.read_bytes()
     check_tokenizer(packaged, packaged.read_bytes(), saved, saved.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("model.rotary_emb_local.inv_freq", (4,)),
+        ("model.rotary_emb.sliding_attention_inv_freq", (4,)),
+        ("model.rotary_emb.full_attention_original_inv_freq", (4,)),
+        ("model.layers.0.self_attn.rotary_emb.long_inv_freq", (4,)),
+        ("model.layers.0.self_attn.rotary_emb._cos_cached", (64, 8)),
+        ("transformer.h.0.self_attention.maybe_rotary.inv_freq", (4,)),
+        ("model.embed_tokens.embed_scale", ()),
+        ("model.normalizer", (1,)),
+        ("transformer.h.0.attn.embed_positions", (64, 8)),
+        ("transformer.h.0.attn.scale_attn", ()),
+        ("transformer.h.0.attn.causal_mask", (1, 1, 64, 64)),
+        ("transformer.h.0.attn.bias", (64, 64)),
+        ("transformer.h.0.crossattention.bias", (1, 64, 64)),
+        ("transformer.h.0.crossattention.masked_bias", ()),
+        ("model.embed_positions.weights", (66, 32)),
+        ("freqs_cis", (4, 4)),
+        ("model.layers.0.self_attn.q_proj._extra_state", (0,)),
+    ],
+)
+def test_buffers_of_many_programs(name, shape):
+    assert is_recomputed(name, shape)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("transformer.h.0.attn.c_attn.bias", (96,)),
+        ("transformer.h.0.attn.bias", (4, 32)),
+        ("model.embed_positions.weight", (66, 32)),
+        ("model.normalizer", (32,)),
+        ("model.my_inv_freq.weight", (4,)),
+        ("causal_mask.weight", (4, 4)),
+    ],
+)
+def test_weights_with_names_like_buffers(name, shape):
+    assert not is_recomputed(name, shape)
+
+
+ALONE = dict(tie_word_embeddings=True)
+
+
+def test_a_tied_head_without_embeddings(tmp_path):
+    "safetensors.torch.save_model keeps one of two names; here it is the head's."
+    config, tensors = tiny(tmp_path / "made", "qwen2", **ALONE)
+    expert = moved(tensors, 1)
+    by_head = [renamed(side, lambda name: HEAD if name == EMBED else name) for side in (tensors, expert)]
+    base, a = save(tmp_path / "base", config, tensors), save(tmp_path / "a", config, expert)
+    old_base, old_a = save(tmp_path / "old base", config, by_head[0]), save(tmp_path / "old a", config, by_head[1])
+    plain = load_file(merge(base, a) / "model.safetensors")
+    for number, models in enumerate([(base, old_a), (old_base, a), (old_base, old_a)]):
+        merged = load_file(merge(*models, out=f"out {number}") / "model.safetensors")
+        assert merged.keys() == plain.keys() and all(torch.equal(merged[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    "kind, head, embeddings",
+    [
+        ("mamba", HEAD, "backbone.embeddings.weight"),
+        ("biogpt", "output_projection.weight", "biogpt.embed_tokens.weight"),
+        ("gpt_neox", HEAD, "gpt_neox.embed_in.weight"),
+        ("gpt_neox", "embed_out.weight", "gpt_neox.embed_in.weight"),
+    ],
+)
+def test_copies_of_tied_heads(tmp_path, kind, head, embeddings):
+    "A copy is left out, a rounded one too; another head is refused."
+    config, table = SMALL | ALONE | dict(model_type=kind), torch.rand(64, 32)
+    for who, copy in (("copy", table.clone()), ("rounded", table.bfloat16())):
+        assert set(Checkpoint(save(tmp_path / who, config, {embeddings: table, head: copy}))) == {embeddings}
+    with pytest.raises(UserError, match=f"'{head}' is stored with other values: untie it"):
+        Checkpoint(save(tmp_path / "other", config, {embeddings: table, head: table + 1}))
+
+
+def test_a_padded_head(tmp_path):
+    stored = {"gpt_neox.embed_in.weight": torch.rand(64, 32), HEAD: torch.rand(68, 32)}
+    with pytest.raises(UserError, match=rf"'{HEAD}' is stored as \(68, 32\) and .* as \(64, 32\): untie it"):
+        Checkpoint(save(tmp_path / "padded", SMALL | ALONE | dict(model_type="gpt_neox"), stored))
+
+
+def test_one_tied_and_one_untied(tmp_path):
+    "The message tells which configuration says what."
+    config, tensors = tiny(tmp_path / "made", "qwen2", **ALONE)
+    head = {HEAD: tensors[EMBED] + 1}
+    base = save(tmp_path / "base", config, tensors)
+    expert = save(tmp_path / "expert", config | dict(tie_word_embeddings=False), tensors | head)
+    for models in ((base, expert), (expert, base)):
+        with pytest.raises(UserError, match="base/config.json ties the head .*, .*expert/config.json does not"):
+            merge(*models)
+
+
+def test_tensors_that_nobody_reads(tmp_path):
+    "What Transformers ignores may lie in one model only; the card tells of it."
+    tensors = {"model.norm.weight": torch.ones(32), "mtp.fc.weight": torch.ones(2, 2)}
+    config = SMALL | dict(model_type="qwen3_next", num_experts=4)
+    base = Checkpoint(save(tmp_path / "base", config, tensors))
+    expert = Checkpoint(save(tmp_path / "expert", config, {"model.norm.weight": torch.ones(32)}))
+    assert "mtp.fc.weight, which not all models have" in check_compatible(base, {"expert": expert})["left out"]
+    assert set(base) == set(base.headers) == {"model.norm.weight"}
+    both = [Checkpoint(save(tmp_path / who, config, tensors)) for who in "ab"]
+    assert "left out" not in check_compatible(both[0], {"b": both[1]}) and len(both[0]) == 2
+    other = Checkpoint(save(tmp_path / "other", config, {"model.norm.weight": torch.ones(32), "extra": torch.ones(1)}))
+    with pytest.raises(UserError, match="'extra' is missing in the base"):
+        check_compatible(base, {"other": other})
+
+
+def test_adapter_beside_a_model(tmp_path):
+    "Transformers loads the adapter, too."
+    folder = save(tmp_path / "both", LLAMA)
+    put(folder / "adapter_config.json", '{"peft_type": "LORA"}')
+    save_file({"q_proj.lora_A.weight": torch.zeros(4, 32)}, folder / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="both holds a model and an adapter, .*merge_and_unload.*or remove"):
+        Checkpoint(folder)

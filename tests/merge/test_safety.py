@@ -198,9 +198,9 @@ BAD = [  # what is broken, how, what the message says of it, arguments of the me
         "fine-tuned from this base",
     ),
     row(
-        "config: attention scale",
-        Both(Config("base", query_pre_attn_scalar=256), Config("a", query_pre_attn_scalar=128)),
-        "query_pre_attn_scalar=128, the base has 256",
+        "config: activation",
+        Config("a", hidden_act="relu"),
+        "hidden_act='relu', the base has 'silu'",
     ),
     row(
         "expert quantized",
