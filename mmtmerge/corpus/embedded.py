@@ -46,6 +46,9 @@ def _tsv(path, columns):
     missing = [c for c in columns if c not in header]
     if missing:
         raise UserError(f"{path}, line 1: no column {missing[0]!r}: {nearest(missing[0], header)}")
+    twice = [c for c in columns if header.count(c) > 1]
+    if twice:
+        raise UserError(f"{path}, line 1: column {twice[0]!r} is named twice: keep one of them")
     wanted = [header.index(c) for c in columns]
     for i, line in lines:
         cells = line.split("\t")
