@@ -251,6 +251,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mmtmerge.corpus.splits.text_lines': ( 'lib/corpus/splits.html#text_lines',
                                                                                'mmtmerge/corpus/splits.py'),
                                         'mmtmerge.corpus.splits.version_of': ( 'lib/corpus/splits.html#version_of',
+                                                                               'mmtmerge/corpus/splits.py'),
+                                        'mmtmerge.corpus.splits.with_names': ( 'lib/corpus/splits.html#with_names',
                                                                                'mmtmerge/corpus/splits.py')},
             'mmtmerge.corpus.stream': { 'mmtmerge.corpus.stream._File': ('lib/corpus/stream.html#_file', 'mmtmerge/corpus/stream.py'),
                                         'mmtmerge.corpus.stream._File.__init__': ( 'lib/corpus/stream.html#_file.__init__',

@@ -78,11 +78,13 @@ def read_table(
     columns: list,   # the columns wanted
     numbers=(),      # those of them where whole numbers will do
 ) -> pd.DataFrame:   # these columns, all text
-    "Columns of a table. Raises UserError if a column, a line or a cell is not as it must be."
+    "Columns of a table. Raises UserError if a column, a line or a cell is not as it must be, or there is no line."
     rows = []
     for i, row in numbered_rows(path, columns):
         where = f"{path}, line {i}"
         rows.append([require_text(value, where, c, c in numbers) for c, value in zip(columns, row)])
+    if not rows:
+        raise UserError(f"{path} has no rows: add some or remove the file")
     return pd.DataFrame(rows, columns=columns, dtype=str)
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #4daafcfe

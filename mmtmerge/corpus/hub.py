@@ -44,8 +44,6 @@ def fill(
         raise UserError(f"{lacks}, which {template!r} needs: add it") from None
 
 # %% ../../nbs/lib/corpus/hub.ipynb #fe3dd5ee
-SWITCHES = ("streaming", "drop_empty", "drop_overlap")   # what a section switches on
-
 @dataclass(frozen=True)
 class HubCorpus:
     "Training pairs and test sentences of the hub, or of copies."
@@ -70,30 +68,6 @@ class HubCorpus:
         corpus.check()
         return corpus
 
-    def check(self):
-        "Raises UserError if a value of the section says nothing."
-        return self.switches, self.train_columns
-
-    @property
-    def switches(self):
-        "The names of SWITCHES that are on. Raises UserError if a value is none of configparser's words."
-        states = {}
-        for key in SWITCHES:
-            value = str(self.spec.get(key, 0))
-            if value.lower() not in ConfigParser.BOOLEAN_STATES:
-                raise UserError(f"settings.ini, [corpus {self.name}]: {key} = {value}: write 1 or 0")
-            states[key] = ConfigParser.BOOLEAN_STATES[value.lower()]
-        return {key for key in SWITCHES if states[key]}
-
-    @property
-    def train_columns(self):
-        "Columns of the pivot and of the other language. Raises UserError if they are not two."
-        columns = self.spec["train_columns"].split()
-        if len(set(columns)) != 2 or len(columns) != 2:
-            said = f"settings.ini, [corpus {self.name}]: train_columns = {' '.join(columns)}"
-            raise UserError(f"{said}: name two columns, the one of {self.pivot} first")
-        return columns
-
     def languages(self):
         "Codes of the languages that have training pairs with the pivot."
         return self.spec["languages"].split()
@@ -101,6 +75,34 @@ class HubCorpus:
     def sides(self, direction):
         "(source, target, the one that is not the pivot). Raises UserError if there is no such direction."
         return sides_of(direction, self.pivot, self.languages(), f"corpus {self.name}")
+
+# %% ../../nbs/lib/corpus/hub.ipynb #b0a70003
+SWITCHES = ("streaming", "drop_empty", "drop_overlap")   # what a section switches on
+
+@patch(as_prop=True)
+def switches(self: HubCorpus) -> set:
+    "The names of SWITCHES that are on. Raises UserError if a value is none of configparser's words."
+    states = {}
+    for key in SWITCHES:
+        value = str(self.spec.get(key, 0))
+        if value.lower() not in ConfigParser.BOOLEAN_STATES:
+            raise UserError(f"settings.ini, [corpus {self.name}]: {key} = {value}: write 1 or 0")
+        states[key] = ConfigParser.BOOLEAN_STATES[value.lower()]
+    return {key for key in SWITCHES if states[key]}
+
+@patch(as_prop=True)
+def train_columns(self: HubCorpus) -> list:
+    "Columns of the pivot and of the other language. Raises UserError if they are not two."
+    columns = self.spec["train_columns"].split()
+    if len(set(columns)) != 2 or len(columns) != 2:
+        said = f"settings.ini, [corpus {self.name}]: train_columns = {' '.join(columns)}"
+        raise UserError(f"{said}: name two columns, the one of {self.pivot} first")
+    return columns
+
+@patch
+def check(self: HubCorpus):
+    "Raises UserError if a value of the section says nothing."
+    return self.switches, self.train_columns
 
 # %% ../../nbs/lib/corpus/hub.ipynb #9788ad50
 def rename_columns(
@@ -162,8 +164,7 @@ def rows_of(
     decide = [repo, config, split, revision, pivot, other, self.pivot, language, version, n]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"stream-{short_digest(decide)}"
     with readable(f"settings.ini, {where}: {repo}", config, ValueError):
-        first = first_rows(rows, n, folder)
-    return self.with_text(first, language)
+        return self.with_text(first_rows(rows, n, folder), language)
 
 # %% ../../nbs/lib/corpus/hub.ipynb #86f63674
 @patch

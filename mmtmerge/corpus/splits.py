@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'NAMES_FROM', 'WHOLE', 'ENDS', 'copy_files', 'files_of_split', 'short_digest', 'copy_state', 'check_names',
-           'table_types', 'text_lines', 'line_names', 'copied_files', 'readable', 'load_split', 'version_of',
-           'hash_copy']
+           'table_types', 'text_lines', 'line_names', 'copied_files', 'readable', 'with_names', 'load_split',
+           'version_of', 'hash_copy']
 
 # %% ../../nbs/lib/corpus/splits.ipynb #44c0aaa1
 import contextlib
@@ -77,10 +77,12 @@ def check_names(
     wanted: list,    # names of columns
     where: str,      # the data set, for messages
 ):
-    "Raises UserError if a column is missing, with the nearest name."
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise UserError(f"{where} has no column {missing[0]!r}: {nearest(missing[0], found)}")
+    "Raises UserError if a column is missing, with the nearest name, or is there twice."
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{where} has no column {name!r}: {nearest(name, found)}")
+        if found.count(name) > 1:
+            raise UserError(f"{where} has two columns {name!r}: keep one of them")
 
 # %% ../../nbs/lib/corpus/splits.ipynb #a51f3c02
 def _kind(type_):
@@ -168,7 +170,10 @@ def _load_copy(folder, config, split, columns, numbers, streaming, where):
     cache = Path(datasets.config.HF_DATASETS_CACHE) / f"copy-{copy_state(folder)}"
     how = dict(split=split, streaming=streaming, cache_dir=cache)
     files = copied_files(folder, config, split)
-    form = FORMATS.get(Path(files[0]).suffix)
+    endings = sorted({Path(file).suffix for file in files})
+    if len(endings) > 1:
+        raise UserError(f"{where}, {config}: {split} has files in {' and '.join(endings)}: keep one form of them")
+    form = FORMATS.get(endings[0])
     if form is None:
         return datasets.load_dataset(str(folder), config, **how)
     if form == "parquet":
@@ -176,8 +181,9 @@ def _load_copy(folder, config, split, columns, numbers, streaming, where):
         files, features = table_types(files, columns, where)
     else:
         names = line_names(files)
+        files = files if names else []
         columns, numbers = (columns, numbers) if columns else (names, names)
-        check_names(names, columns, where)
+        check_names(names or columns, columns, where)
         features = datasets.Features({name: datasets.Value("string") for name in columns})
     if not files:
         raise UserError(f"{where}, {config}: there are no rows in its files: download or write them again")
@@ -230,6 +236,16 @@ def readable(
         broken = f"{where}, {config}: a file cannot be read ({type(cause).__name__}: {str(cause)[:200]})"
         raise UserError(f"{broken}: download or write it again") from None
 
+# %% ../../nbs/lib/corpus/splits.ipynb #a51f3c0b
+def with_names(
+    rows,   # datasets.IterableDataset whose columns the library does not know
+):          # the same rows, with columns of the types in the first of them
+    "A stream with names of columns. Raises what keeps its first rows from being read."
+    import pyarrow as pa
+    from datasets import Features
+    first = pa.Table.from_pylist(list(itertools.islice(rows, NAMES_FROM)))
+    return rows.cast(Features.from_arrow_schema(first.schema))
+
 # %% ../../nbs/lib/corpus/splits.ipynb #8b701ced
 def load_split(
     repo: str,                 # a data set of the hub, or a folder with a copy of one
@@ -253,8 +269,8 @@ def load_split(
             else:
                 rows = datasets.load_dataset(repo, config, split=split, revision=revision, streaming=streaming)
         with readable(where, config, ValueError):
-            if rows.column_names is None:      # of a stream: the library has met an error, and says nothing
-                next(iter(rows), None)
+            if rows.column_names is None:
+                rows = with_names(rows)
             check_names(rows.column_names, columns or [], where)
             return rows.select_columns(columns or rows.column_names)
     except DatasetNotFoundError as e:
