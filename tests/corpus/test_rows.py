@@ -60,6 +60,9 @@ def test_blank_lines_are_no_rows(tmp_path, name, text):
 
 def test_a_column_named_twice(tmp_path):
     path = tmp_path / "x.tsv"
+    path.write_text("en\thi\n")
+    with pytest.raises(UserError, match="has no rows"):
+        read_table(path, ["en", "hi"])
     path.write_text("en\thi\ten\nYes\tहाँ\tNo\n")
     with pytest.raises(UserError, match="line 1: column 'en' is named twice"):
         read_table(path, ["en", "hi"])
@@ -121,7 +124,9 @@ def hub(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         files = files or {"train-00000-of-00001.parquet": dict(src=src, tgt=tgt)}
         for name, content in files.items():
-            if isinstance(content, dict):
+            if isinstance(content, pa.Table):
+                pq.write_table(content, folder / name)
+            elif isinstance(content, dict):
                 pq.write_table(pa.table({column: arrow(values) for column, values in content.items()}), folder / name)
             else:
                 (folder / name).write_bytes(content)
@@ -164,6 +169,9 @@ BAD_FILES = {
     "half of a surrogate pair": {"train.jsonl": b'{"src": "\\ud83d", "tgt": "x"}\n'},
     "but hi/train.csv: write it as .parquet or .jsonl": {"train.csv": b"src,tgt\na,b\n"},
     "but hi/train.jsonl.gz: write it as": {"train.jsonl.gz": b""},
+    "there are no rows in its": {"train.jsonl": b"\n"},
+    "files in .jsonl and .parquet: keep one": {"train-0.parquet": BOTH, "train-1.jsonl": b""},
+    "0.parquet has two columns 'src'": {"train-0.parquet": pa.table([SRC, SRC, TGT], names=["src", "src", "tgt"])},
 }
 GOOD_FILES = {
     "a column more": {"train-0.parquet": BOTH, "train-1.parquet": BOTH | dict(score=[1, 2, 3])},
@@ -187,6 +195,24 @@ def test_equal_files_of_data_sets(hub, kind, streaming):
     pairs = hub(files=GOOD_FILES[kind], streaming=streaming).train("hi-en", 9)
     known = {"2024-01-01", "2024-01-03"} if kind == "dates" else set(SRC)
     assert set(pairs["target"]) == known and len(pairs) in (2, 3, 6)
+
+
+FORMS = {
+    "train.csv": b"src,tgt\na,b\n",
+    "train.json": b'[{"src": "a", "tgt": "b"}]',
+    "train.jsonl": b'{"src": "a", "tgt": "b"}',
+}
+
+
+@pytest.mark.parametrize("streaming", ["off", "on"])
+@pytest.mark.parametrize("name", FORMS)
+def test_files_that_a_card_names(hub, tmp_path, name, streaming):
+    corpus = hub(files={name: FORMS[name]}, streaming=streaming)
+    configs = f"- config_name: hi\n  data_files:\n  - split: train\n    path: hi/{name}\n"
+    (tmp_path / "data/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert corpus.train("hi-en", 9)[:] == dict(source=["b"], target=["a"])
+    with pytest.raises(UserError, match="with a split 'test' .README.md names train"):
+        dataclasses.replace(corpus, spec=corpus.spec | dict(train_split="test")).train("hi-en", 9)
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
