@@ -6,7 +6,7 @@
 __all__ = ['NGRAM', 'SHORTEST', 'SPACE', 'NOTHING', 'APOSTROPHES', 'NO_WIDTH', 'SELECTORS', 'ENTITY', 'CHARACTERS',
            'WORD_CHARACTERS', 'SCRIPTS', 'SPACELESS', 'MARKS', 'UNIT', 'ONE_SPACELESS', 'CHARACTER_OF', 'INDIAN',
            'SIGNS', 'INITIAL_VOWELS', 'NASALS', 'VIRAMA', 'CONSONANTS', 'OPTIONAL', 'ALIKE', 'LETTERS', 'HALF_NASAL',
-           'SEVERAL_SIGNS', 'SOMETIMES', 'INSIDE', 'BATCH', 'normalised', 'plain_words', 'spelling', 'runs',
+           'SEVERAL_SIGNS', 'SOMETIMES', 'PARTS', 'INSIDE', 'BATCH', 'normalised', 'plain_words', 'spelling', 'runs',
            'word_lists', 'run_length', 'testset_runs', 'overlaps', 'overlap']
 
 # %% ../../nbs/lib/corpus/contamination.ipynb #e959d0b0
@@ -144,14 +144,16 @@ def _hashes(coded, starts, length):
     return {xxhash.xxh3_64_intdigest(coded[a:b - 1]) for a, b in zip(starts, starts[length:], strict=False)}
 
 # %% ../../nbs/lib/corpus/contamination.ipynb #26aa1f86
-SOMETIMES = frozenset("\u200b_&~:")   # characters that end a word, or stand within one
+SOMETIMES = frozenset("\u200b\u200c_&~:")   # characters that end a word, or stand within one
+PARTS = re.compile("(?<=[\u0600-\u06ff])\u200c(?=[\u0600-\u06ff])")
 INSIDE = re.compile("[\u200b_&~]|(?<=[\u0900-\u0dff]):(?=[\u0900-\u0dff])")
 
 def word_lists(text: str) -> list:   # of lists of words
-    "The words of a text: one list, or two where characters may separate words or stand within one."
+    "The words of a text: one list, or several where characters may separate words or stand within one."
     bare = _unescaped(text)
-    closed = bare if SOMETIMES.isdisjoint(bare) else INSIDE.sub("", bare)
-    return [plain_words(bare)] if closed == bare else [plain_words(bare), plain_words(closed)]
+    if SOMETIMES.isdisjoint(bare):
+        return [plain_words(bare)]
+    return [plain_words(way) for way in dict.fromkeys((bare, INSIDE.sub("", bare), PARTS.sub(" ", bare)))]
 
 def run_length(
     words: list,

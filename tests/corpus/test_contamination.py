@@ -99,6 +99,7 @@ SPELLINGS = {
     "entities": ("R&amp;D &quot;x&quot;", 'R&D "x"'),
     "keyboard marks": ("O_pen E&xit C~lose", "Open Exit Close"),
     "zero width spaces": ("o\u200bpen", "open"),
+    "parts of Persian words": ("\u0645\u06cc\u200c\u062e\u0648", "\u0645\u06cc \u062e\u0648"),
 }
 
 
