@@ -46,6 +46,9 @@ def _tsv(path, columns):
     missing = [c for c in columns if c not in header]
     if missing:
         raise UserError(f"{path}, line 1: no column {missing[0]!r}: {nearest(missing[0], header)}")
+    twice = [c for c in columns if header.count(c) > 1]
+    if twice:
+        raise UserError(f"{path}, line 1: column {twice[0]!r} is named twice: keep one of them")
     wanted = [header.index(c) for c in columns]
     for i, line in lines:
         cells = line.split("\t")
@@ -75,11 +78,13 @@ def read_table(
     columns: list,   # the columns wanted
     numbers=(),      # those of them where whole numbers will do
 ) -> pd.DataFrame:   # these columns, all text
-    "Columns of a table. Raises UserError if a column, a line or a cell is not as it must be."
+    "Columns of a table. Raises UserError if a column, a line or a cell is not as it must be, or there is no line."
     rows = []
     for i, row in numbered_rows(path, columns):
         where = f"{path}, line {i}"
         rows.append([require_text(value, where, c, c in numbers) for c, value in zip(columns, row)])
+    if not rows:
+        raise UserError(f"{path} has no rows: add some or remove the file")
     return pd.DataFrame(rows, columns=columns, dtype=str)
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #4daafcfe

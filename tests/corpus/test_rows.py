@@ -1,15 +1,18 @@
 "Rows are text, or refused with their file and line: TSV, JSON lines, Parquet, streams."
 import dataclasses
 import json
+import lzma
+from configparser import ConfigParser
 
 import datasets
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmtmerge.core import UserError
 from mmtmerge.corpus.embedded import Corpus, read_table
-from mmtmerge.corpus.hub import HubCorpus
+from mmtmerge.corpus.hub import SWITCHES, HubCorpus
 from mmtmerge.corpus.splits import load_split
 
 NO_TEXT = {
@@ -20,6 +23,9 @@ NO_TEXT = {
     "a list": '["a", "b"]',
     "an object": '{"text": "a"}',
     "empty": '""',
+    "the end of a line .character 2": r'"a\nb"',
+    "the control character U.0008 .character 1": r'"\bb"',
+    "given twice": '"b", "en": "a"',
     "is empty": r'" \u200b\ufeff"',
     "surrogate": r'"\ud83d"',
 }
@@ -29,8 +35,48 @@ NO_TEXT = {
 def test_json_lines(tmp_path, said):
     path = tmp_path / "train.en-hi.jsonl"
     path.write_text('{"en": "a", "hi": "x"}\n{"en": %s, "hi": "x"}\n' % NO_TEXT[said])
-    with pytest.raises(UserError, match=rf"train.en-hi.jsonl, line 2: 'en' .*{said}"):
+    with pytest.raises(UserError, match=rf"train.en-hi.jsonl, line 2: .*'en' .*{said}"):
         read_table(path, ["en", "hi"])
+
+
+UNSEEN = "\u2800 \u3164 \u115f \u200e\u200f \u180e \ufe0f \u2066\u2069 \U000e0020 \0 \b \u034f \u0301".split(" ")
+
+
+@pytest.mark.parametrize("text", UNSEEN, ids=ascii)
+def test_something_must_be_seen(tmp_path, text):
+    path = tmp_path / "train.en-hi.jsonl"
+    path.write_text(json.dumps(dict(en=text, hi="x")) + "\n")
+    with pytest.raises(UserError, match="line 1: 'en' is empty"):
+        read_table(path, ["en", "hi"])
+
+
+@pytest.mark.parametrize("name, text", [("x.jsonl", '{"en": "a"}'), ("x.tsv", "en\na"), ("x.tsv.xz", "en\na")])
+def test_blank_lines_are_no_rows(tmp_path, name, text):
+    path = tmp_path / name
+    content = f"{text}\n\n  \r\n{text.splitlines()[-1]}\n\n\n".encode()
+    path.write_bytes(lzma.compress(content) if name.endswith("xz") else content)
+    assert read_table(path, ["en"]).en.tolist() == ["a", "a"]
+
+
+def test_a_column_named_twice(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("en\thi\n")
+    with pytest.raises(UserError, match="has no rows"):
+        read_table(path, ["en", "hi"])
+    path.write_text("en\thi\ten\nYes\tहाँ\tNo\n")
+    with pytest.raises(UserError, match="line 1: column 'en' is named twice"):
+        read_table(path, ["en", "hi"])
+    assert read_table(path, ["hi"]).hi.tolist() == ["हाँ"]
+
+
+@pytest.mark.parametrize("after", [b"something else", lzma.compress(b"b\n")[:-4]])
+def test_what_follows_packed_data(tmp_path, after):
+    path = tmp_path / "x.tsv.xz"
+    path.write_bytes(lzma.compress(b"en\na\n") + lzma.compress(b"b\n"))
+    assert read_table(path, ["en"]).en.tolist() == ["a", "b"]
+    path.write_bytes(lzma.compress(b"en\na\n") + after)
+    with pytest.raises(UserError, match="x.tsv.xz cannot be read"):
+        read_table(path, ["en"])
 
 
 def test_a_blank_cell_of_a_table(tmp_path):
@@ -57,8 +103,14 @@ def test_identifiers_may_be_numbers_but_not_null(tmp_path):
         Corpus.open(tmp_path).test("dev", "en-hi")
 
 
+NO_UTF8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
 SRC = ["Good morning to you", "He went home", "It rains today"]
 TGT = ["शुभ प्रभात आपको", "वह घर गया", "आज बारिश है"]
+
+
+def arrow(values):
+    "A column as pandas writes it, NaN as null."
+    return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
 @pytest.fixture
@@ -67,10 +119,17 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     described = HubCorpus.open("samanantar")
 
-    def corpus(src=SRC, tgt=TGT, **more):
+    def corpus(src=SRC, tgt=TGT, files=None, **more):
         folder = tmp_path / "data/hi"
         folder.mkdir(parents=True)
-        pd.DataFrame(dict(src=src, tgt=tgt)).to_parquet(folder / "train-00000-of-00001.parquet")
+        files = files or {"train-00000-of-00001.parquet": dict(src=src, tgt=tgt)}
+        for name, content in files.items():
+            if isinstance(content, pa.Table):
+                pq.write_table(content, folder / name)
+            elif isinstance(content, dict):
+                pq.write_table(pa.table({column: arrow(values) for column, values in content.items()}), folder / name)
+            else:
+                (folder / name).write_bytes(content)
         spec = described.spec | dict(train=str(tmp_path / "data"), languages="hi") | more
         return dataclasses.replace(described, spec=spec)
 
@@ -86,7 +145,91 @@ BAD_COLUMNS = {
     "column 'en' holds float64, not text": dict(src=[1.5, np.nan, 3]),
     "column 'hi' holds List, not text": dict(tgt=[[text] for text in TGT]),
     "column 'en' holds null, not text": dict(src=[None, None, None]),
+    "row 2: 'en' holds the end of a line": dict(src=[SRC[0], "a\nb", SRC[2]]),
+    "row 2: 'en' holds the control character U.0000": dict(src=[SRC[0], "a\0", SRC[2]]),
+    "row 2: 'hi' is empty, with nothing": dict(tgt=[TGT[0], "\u2800", TGT[2]]),
+    "row 1: 'en' is bytes instead of UTF-8|UnicodeDecodeError: 'utf-8'": dict(src=NO_UTF8, tgt=["x"]),
 }
+BOTH, NUMBERS = dict(src=SRC, tgt=TGT), dict(src=[1, 2, 3])
+DATES = b'{"src": "2024-01-01", "tgt": "2024-01-02"}\n\n{"src": "2024-01-03", "tgt": "2024-01-04"}\n'
+BAD_FILES = {
+    "1.parquet: column 'src' holds int64, and text": {"train-0.parquet": BOTH, "train-1.parquet": BOTH | NUMBERS},
+    "1.parquet has no column 'tgt'": {"train-0.parquet": BOTH, "train-1.parquet": dict(src=SRC)},
+    "row 1: 'en' is null": {"train-0.parquet": BOTH | dict(src=pa.nulls(3)), "train-1.parquet": BOTH},
+    "there are no rows": {"train-0.parquet": {name: pa.array([], pa.string()) for name in BOTH}},
+    "train-0.parquet: Parquet magic bytes": {"train-0.parquet": b"version https://git-lfs.github.com/spec/v1\n"},
+    "has no column 'tgt'": {"train.jsonl": b'{"src": "a"}\n'},
+    "train.jsonl, line 2: 'src' is a number": {"train.jsonl": b'{"src": "a", "tgt": "x"}\n{"src": 7, "tgt": "x"}\n'},
+    "train.jsonl, line 2: 'src' is a list": {"train.jsonl": b'{"src": "a", "tgt": "x"}\n{"src": [7], "tgt": "x"}\n'},
+    "row 2: 'en' is null": {"train.jsonl": b'{"src": "a", "tgt": "x"}\n{"src": NaN, "tgt": "x"}\n'},
+    "line 1: not JSON .'src' is given twice": {"train.jsonl": b'{"src": "a", "src": "b", "tgt": "x"}\n'},
+    "line 1: not an object": {"train.jsonl": b'[{"src": "a", "tgt": "x"}]\n'},
+    "line 1: not JSON": {"train.jsonl": b"version https://git-lfs.github.com/spec/v1\n"},
+    "cannot be read as UTF-8": {"train.jsonl": '{"src": "caf\u00e9", "tgt": "x"}\n'.encode("latin-1")},
+    "half of a surrogate pair": {"train.jsonl": b'{"src": "\\ud83d", "tgt": "x"}\n'},
+    "but hi/train.csv: write it as .parquet or .jsonl": {"train.csv": b"src,tgt\na,b\n"},
+    "but hi/train.jsonl.gz: write it as": {"train.jsonl.gz": b""},
+    "there are no rows in its": {"train.jsonl": b"\n"},
+    "files in .jsonl and .parquet: keep one": {"train-0.parquet": BOTH, "train-1.jsonl": b""},
+    "0.parquet has two columns 'src'": {"train-0.parquet": pa.table([SRC, SRC, TGT], names=["src", "src", "tgt"])},
+}
+GOOD_FILES = {
+    "a column more": {"train-0.parquet": BOTH, "train-1.parquet": BOTH | dict(score=[1, 2, 3])},
+    "an empty file": {"train-0.parquet": {name: pa.array([], pa.string()) for name in BOTH}, "train-1.parquet": BOTH},
+    "string view": {"train-0.parquet": {name: pa.array(BOTH[name], pa.string_view()) for name in BOTH}},
+    "dictionary": {"train-0.parquet": {name: pa.array(BOTH[name]).dictionary_encode() for name in BOTH}},
+    "dates": {"train.jsonl": DATES},
+}
+
+
+@pytest.mark.parametrize("streaming", ["off", "on"])
+@pytest.mark.parametrize("said", BAD_FILES)
+def test_files_of_data_sets(hub, said, streaming):
+    with pytest.raises(UserError, match=said):
+        hub(files=BAD_FILES[said], streaming=streaming).train("hi-en", 9)
+
+
+@pytest.mark.parametrize("streaming", ["off", "on"])
+@pytest.mark.parametrize("kind", GOOD_FILES)
+def test_equal_files_of_data_sets(hub, kind, streaming):
+    pairs = hub(files=GOOD_FILES[kind], streaming=streaming).train("hi-en", 9)
+    known = {"2024-01-01", "2024-01-03"} if kind == "dates" else set(SRC)
+    assert set(pairs["target"]) == known and len(pairs) in (2, 3, 6)
+
+
+FORMS = {
+    "train.csv": b"src,tgt\na,b\n",
+    "train.json": b'[{"src": "a", "tgt": "b"}]',
+    "train.jsonl": b'{"src": "a", "tgt": "b"}',
+}
+
+
+@pytest.mark.parametrize("streaming", ["off", "on"])
+@pytest.mark.parametrize("name", FORMS)
+def test_files_that_a_card_names(hub, tmp_path, name, streaming):
+    corpus = hub(files={name: FORMS[name]}, streaming=streaming)
+    configs = f"- config_name: hi\n  data_files:\n  - split: train\n    path: hi/{name}\n"
+    (tmp_path / "data/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert corpus.train("hi-en", 9)[:] == dict(source=["b"], target=["a"])
+    with pytest.raises(UserError, match="with a split 'test' .README.md names train"):
+        dataclasses.replace(corpus, spec=corpus.spec | dict(train_split="test")).train("hi-en", 9)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_switches(hub, switch):
+    corpus = hub()
+    for word, state in (*ConfigParser.BOOLEAN_STATES.items(), ("No", False), (0, False), (True, True)):
+        corpus.spec[switch] = word
+        assert (switch in corpus.switches) == state
+    corpus.spec[switch] = "none"
+    with pytest.raises(UserError, match=f"{switch} = none: write 1 or 0"):
+        corpus.train("hi-en")
+
+
+@pytest.mark.parametrize("columns", ["src", "src src", "src tgt idx", ""])
+def test_columns_to_train_on_are_two(hub, columns):
+    with pytest.raises(UserError, match=f"train_columns = {columns}: name two columns"):
+        hub(train_columns=columns).train("hi-en")
 
 
 @pytest.mark.parametrize("streaming", [0, 1])
@@ -100,9 +243,23 @@ def test_rows_of_data_sets(hub, said, streaming):
 
 
 @pytest.mark.parametrize("streaming", [0, 1])
-def test_rows_without_text_can_be_left_out(hub, streaming):
+def test_rows_without_text_can_be_left_out(hub, streaming, capsys):
     corpus = hub(src=[SRC[0], None, SRC[2]], tgt=[*TGT[:2], " "], streaming=streaming, drop_empty=1)
     assert corpus.train("en-hi", 3)["target"][:] == [TGT[0]]
+    assert "2 of 3 rows are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("streaming", [0, 1])
+@pytest.mark.parametrize("src, said", [(["", None, " "], "none of its 3 rows has a sentence"), (NO_UTF8, "(?i)utf-8")])
+def test_nothing_is_left(hub, src, said, streaming):
+    corpus = hub(src=src, tgt=TGT[:len(src)], drop_empty=1, streaming=streaming)
+    with pytest.raises(UserError, match=said):
+        corpus.train("en-hi", 3)
+
+
+def test_no_pair_within_the_limits(hub):
+    with pytest.raises(UserError, match="no pair of 50 to any number of words is left"):
+        hub().train("en-hi", 3, min_words=50)
 
 
 def with_lines(tmp_path, text):
@@ -132,6 +289,49 @@ def test_lines_of_test_sets(tmp_path, monkeypatch, said):
     corpus = with_lines(tmp_path, BAD_LINES[said])
     with pytest.raises(UserError, match=said):
         corpus.test("dev", "hi-en")
+
+
+def with_ids(tmp_path, monkeypatch, english, hindi):
+    "A test set of tables whose ids are given."
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    corpus = with_lines(tmp_path, "")
+    for name, ids in (("eng_Latn", english), ("hin_Deva", hindi)):
+        (tmp_path / f"flores/dev/{name}.jsonl").unlink()
+        texts = [f"{name} {i}" for i in range(len(ids))]
+        pq.write_table(pa.table(dict(id=ids, text=texts)), tmp_path / f"flores/dev/{name}.parquet")
+    return corpus
+
+
+@pytest.mark.parametrize("ids", [[0, 1], ["0", "1"], [0.0, 1.0], ["0 ", " 1"]])
+def test_equal_ids(tmp_path, monkeypatch, ids):
+    lines = with_ids(tmp_path, monkeypatch, [1, 0], ids).test("dev", "en-hi")
+    assert dict(zip(lines.source, lines.target)) == {"eng_Latn 1": "hin_Deva 0", "eng_Latn 0": "hin_Deva 1"}
+
+
+BAD_IDS = {
+    "no id in common .the first id of en is '0', of hi '00'": ["00", "01"],
+    "no id in common": [7, 8],
+    "hin_Deva, dev, row 1: 'id' is a list": [[0], [1]],
+    "hin_Deva, dev, row 1: 'id' is true or false": [True, False],
+    "hin_Deva, dev, row 2: 'id' is empty": ["0", " "],
+    "hin_Deva, dev, row 2: 'id' is null": [0, None],
+    "hin_Deva, dev, row 1: 'id' is a number": [.5, 1.0],
+    "hin_Deva, dev, row 2: id 'a' is used twice": ["a", "a "],
+}
+
+
+@pytest.mark.parametrize("said", BAD_IDS)
+def test_ids_that_name_no_line(tmp_path, monkeypatch, said):
+    with pytest.raises(UserError, match=said):
+        with_ids(tmp_path, monkeypatch, [0, 1], BAD_IDS[said]).test("dev", "en-hi")
+
+
+def test_lines_that_either_language_lacks_are_said(tmp_path, monkeypatch, capsys):
+    corpus = with_ids(tmp_path, monkeypatch, [0, 1, 2], [0, 1, 3])
+    assert len(corpus.test("dev", "en-hi")) == 2
+    assert "2 in common ('2' is in en only, '3' in hi only)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="dev has no line of 9 to any number of words"):
+        corpus.test("dev", "en-hi", 1, min_words=9)
 
 
 def test_data_sets_that_are_programs(tmp_path):
