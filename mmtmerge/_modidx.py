@@ -486,6 +486,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'mmtmerge/merge/checkpoint_tokenizers.py'),
                                                       'mmtmerge.merge.checkpoint_tokenizers.templates_inside': ( 'lib/merge/checkpoint_tokenizers.html#templates_inside',
                                                                                                                  'mmtmerge/merge/checkpoint_tokenizers.py'),
+                                                      'mmtmerge.merge.checkpoint_tokenizers.templates_of': ( 'lib/merge/checkpoint_tokenizers.html#templates_of',
+                                                                                                             'mmtmerge/merge/checkpoint_tokenizers.py'),
                                                       'mmtmerge.merge.checkpoint_tokenizers.text_of_token': ( 'lib/merge/checkpoint_tokenizers.html#text_of_token',
                                                                                                               'mmtmerge/merge/checkpoint_tokenizers.py'),
                                                       'mmtmerge.merge.checkpoint_tokenizers.tokenizer_names': ( 'lib/merge/checkpoint_tokenizers.html#tokenizer_names',

@@ -6,7 +6,7 @@
 __all__ = ['TOKENIZER_FILES', 'FLAGS', 'SEQUENCES', 'TRAINED', 'NORMAL', 'PROMPTS', 'TEMPLATES_INSIDE', 'tokenizer_names',
            'form_of', 'added_tokens', 'vocabulary', 'unused', 'unwrapped', 'pairs_of', 'parts_of_json', 'merges_of',
            'piece_model', 'parts_of_pieces', 'read_vocabulary', 'tokenizer_parts', 'content_of', 'text_of_token',
-           'prompt_settings', 'flags_of_added', 'same_numbers', 'templates_inside', 'chat_templates']
+           'prompt_settings', 'flags_of_added', 'same_numbers', 'templates_inside', 'templates_of', 'chat_templates']
 
 # %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #209c6c4f
 import json
@@ -258,15 +258,24 @@ def templates_inside(
     named = said if isinstance(said, dict) else {"default": said}
     return {name: text for name, text in named.items() if isinstance(text, str)}
 
+def templates_of(
+    file: Path,      # .jinja or .json
+) -> dict:           # name -> text without its last line end
+    "The chat templates that a file holds. Raises UserError if it cannot be read."
+    if file.suffix == ".json":
+        found = templates_inside(read_object(file).get("chat_template"))
+    else:
+        found = {"default" if file.name == "chat_template.jinja" else file.stem: read_text(file)}
+    return {name: text.replace("\r\n", "\n").removesuffix("\n") for name, text in found.items()}
+
 def chat_templates(
     folder: Path,
 ) -> dict:           # name -> text without its last line end; the one of chats is called 'default'
     "All chat templates of a model. Raises UserError if one cannot be read, or is not UTF-8."
-    files = {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    if (folder / "chat_template.jinja").exists():
-        files["default"] = folder / "chat_template.jinja"
-    found = {name: read_text(file) for name, file in files.items()}
+    found = {}
+    for file in [*folder.glob("additional_chat_templates/*.jinja"), *folder.glob("chat_template.jinja")]:
+        found |= templates_of(file)
     for name in TEMPLATES_INSIDE:
         if not found and (folder / name).exists():
-            found = templates_inside(read_object(folder / name).get("chat_template"))
-    return {name: text.replace("\r\n", "\n").removesuffix("\n") for name, text in found.items()}
+            found = templates_of(folder / name)
+    return found

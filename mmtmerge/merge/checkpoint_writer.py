@@ -28,7 +28,9 @@ from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .by_tensor import layer_counts, unused_filters
 from .checkpoint_config import CONFIG_KEYS, flat
 from .checkpoint_reader import TYPES, Checkpoint, read_content, read_object
-from .checkpoint_tokenizers import TOKENIZER_FILES, chat_templates, text_of_token, tokenizer_names
+from mmtmerge.merge.checkpoint_tokenizers import (
+    TOKENIZER_FILES, chat_templates, templates_of, text_of_token, tokenizer_names,
+)
 from .task_vectors import TaskVectors, finite, require
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #7bb2f4ae
@@ -392,14 +394,15 @@ def files_not_taken(
     expert: Path,
 ) -> list:           # paths inside the expert, of JSON files with the entries that differ
     "The files beside an expert's weights that differ from the base's; tokenizers are compared elsewhere."
-    templates_differ = chat_templates(base) != chat_templates(expert)
-    tokenizer, names = tokenizer_names(expert), []
+    templates, tokenizer, names = chat_templates(base), tokenizer_names(expert), []
     for file in other_files(expert) + code_files(expert):
         name = str(file.relative_to(expert))
         template = name.startswith(("chat_template.", "additional_chat_templates"))
-        if name in tokenizer or same_bytes(base / name, file) or template and not templates_differ:
+        if name in tokenizer or same_bytes(base / name, file):
             continue
         try:
+            if template and templates_of(file).items() <= templates.items():     # in another form
+                continue
             unlike = differing_entries(base / name, file) if file.suffix == ".json" and not template else None
         except UserError:      # no whole JSON, and not needed
             unlike = None
