@@ -41,11 +41,15 @@ def form_of(
 # %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #283d0b2f
 def added_tokens(
     folder: Path,
-) -> dict:           # token -> number
+    every: bool = False,    # those of a tokenizer.json too
+) -> dict:                  # token -> number
     "The tokens that were added beside a vocabulary. Raises UserError if they cannot be read."
     separate, config = folder / "added_tokens.json", folder / "tokenizer_config.json"
     tokens = read_object(separate) if separate.exists() else {}
     numbered = read_object(config).get("added_tokens_decoder") or {} if config.exists() else {}
+    if every and (folder / "tokenizer.json").exists():
+        listed = read_object(folder / "tokenizer.json").get("added_tokens") or []
+        tokens |= {token["content"]: token["id"] for token in listed}
     try:
         return tokens | {token["content"]: int(number) for number, token in numbered.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -55,14 +59,16 @@ def added_tokens(
 def vocabulary(
     file: Path,        # its name says which form it has
     content: dict,     # the JSON it holds
+    beside: bool = True,    # with tokens that other files of the folder add
 ) -> dict:             # token -> number
     "The vocabulary of a tokenizer, added tokens included."
     if file.name != "tokenizer.json":    # vocab.json, or the pieces of a SentencePiece model
-        return content | added_tokens(file.parent)
+        return content | (added_tokens(file.parent, every=True) if beside else {})
     tokens = content["model"]["vocab"]
     if isinstance(tokens, list):    # Unigram: pairs of token and score, in order
         tokens = {token: i for i, (token, _) in enumerate(tokens)}
-    return tokens | {t["content"]: t["id"] for t in content.get("added_tokens") or []} | added_tokens(file.parent)
+    tokens |= {t["content"]: t["id"] for t in content.get("added_tokens") or []}
+    return tokens | (added_tokens(file.parent) if beside else {})
 
 # %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #f4997816
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")     # of an added token: where it is found

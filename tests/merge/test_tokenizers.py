@@ -118,6 +118,15 @@ SAME = {
     "a second file": (PLAIN | {"tokenizer.model": b"x"}, PLAIN | {"tokenizer.model": b"x"}),
     "a file of one": (PLAIN | {"qwen.tiktoken": "a"}, PLAIN),
     "another last token": (config(eos_token="a"), config(eos_token="b")),
+    "added tokens listed once": (
+        {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5}]), "vocab.json": json.dumps(VOCAB)},
+        {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5}]), "vocab.json": json.dumps(VOCAB),
+         "tokenizer_config.json": json.dumps({"added_tokens_decoder": {"5": ADDED}})},
+    ),
+    "added tokens, one with tokenizer.json": (
+        {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5}]), "vocab.json": json.dumps(VOCAB)},
+        {"vocab.json": json.dumps(VOCAB), "added_tokens.json": json.dumps({"<x>": 5})},
+    ),
     "settings alike": (config(add_bos_token=False), config(add_bos_token=False, padding_side="left")),
     "a setting without effect": (config(add_bos_token=False), PLAIN),
     "a language by default": (config(src_lang="hin_Deva"), config(src_lang="tam_Taml")),
