@@ -57,10 +57,10 @@ def added_tokens(
 
 # %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #55979e6b
 def vocabulary(
-    file: Path,        # its name says which form it has
-    content: dict,     # the JSON it holds
+    file: Path,             # its name says which form it has
+    content: dict,          # the JSON it holds
     beside: bool = True,    # with tokens that other files of the folder add
-) -> dict:             # token -> number
+) -> dict:                  # token -> number
     "The vocabulary of a tokenizer, added tokens included."
     if file.name != "tokenizer.json":    # vocab.json, or the pieces of a SentencePiece model
         return content | (added_tokens(file.parent, every=True) if beside else {})
@@ -222,6 +222,7 @@ def prompt_settings(
             said[f"{who}_token"] = token
     return said
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #608184ab
 def flags_of_added(
     folder: Path,
 ) -> dict:           # token -> its number and flags
