@@ -111,8 +111,11 @@ Made by mmtmerge: base + {lam} * merged task vector.
 def table_rows(
     rows,        # of tuples
 ) -> str:
-    "Rows of a Markdown table."
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    "Rows of a Markdown table; a value keeps to its cell."
+    def written(value):
+        return " ".join(str(value).splitlines()).replace("|", "\\|")
+
+    return "\n".join(f"| {' | '.join(map(written, row))} |" for row in rows)
 
 # %% ../../nbs/lib/merge/model_card.ipynb #7f623a00
 def model_card(

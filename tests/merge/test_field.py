@@ -385,7 +385,7 @@ def test_one_vocabulary_in_two_files(tmp_path, same):
         )
     model = (tmp_path / "made.model").read_bytes()
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-    vocabulary = [[pieces.id_to_piece(number), 0.0] for number in range(len(pieces))]
+    vocabulary = [[pieces.id_to_piece(number), pieces.get_score(number)] for number in range(len(pieces))]
     if not same:
         vocabulary[5], vocabulary[6] = vocabulary[6], vocabulary[5]
     written = json.dumps({"model": {"type": "Unigram", "vocab": vocabulary}, "added_tokens": []})

@@ -137,8 +137,8 @@ BAD = [  # what is broken, how, what the message says of it, arguments of the me
     row(
         "LFS pointer",
         Put(f"a/{W}", "version https://git-lfs.github.com/spec/v1\nsize 3159968\n"),
-        f"/a/{W} is truncated or damaged",
-        AGAIN,
+        f"/a/{W} is a pointer of Git LFS",
+        "git lfs pull",
     ),
     row(
         "shard missing",

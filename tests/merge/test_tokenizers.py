@@ -1,0 +1,265 @@
+"Tokenizers that make other numbers of a text are refused, equal ones in another spelling are not; chat templates."
+import json
+
+import pytest
+from models_on_disk import put
+
+from mmtmerge.core import UserError, root
+from mmtmerge.merge.checkpoint_checks import check_compatible, check_tokenizers, unlike_templates
+from mmtmerge.merge.checkpoint_reader import Checkpoint
+
+MINI = root() / "mmtmerge/data/miniature"
+WEIGHTS = ("config.json", "model.safetensors")
+VOCAB = {"a": 0, "b": 1, "ab": 2, "c": 3, "bc": 4}
+
+
+def bpe(merges=("a b", "b c"), **parts):
+    whole = dict(version="1.0", added_tokens=[], normalizer=None, pre_tokenizer=None, post_processor=None, decoder=None)
+    return json.dumps(whole | dict(model=dict(type="BPE", vocab=VOCAB, merges=list(merges))) | parts)
+
+
+def unigram(score):
+    pieces = [["<unk>", 0.0], ["a", -1.0], ["b", -1.0], ["ab", score]]
+    return json.dumps(dict(version="1.0", added_tokens=[], model=dict(type="Unigram", unk_id=0, vocab=pieces)))
+
+
+@pytest.fixture
+def two(tmp_path):
+    "Makes base and expert with such files beside the same weights."
+    def make(base, expert):
+        for who, files in (("base", base), ("expert", expert)):
+            for name in WEIGHTS:
+                (tmp_path / who).mkdir(exist_ok=True)
+                (tmp_path / who / name).symlink_to(MINI / name)
+            for name, content in files.items():
+                (tmp_path / who / name).parent.mkdir(exist_ok=True)
+                put(tmp_path / who / name, content)
+        return Checkpoint(tmp_path / "base"), {"expert": Checkpoint(tmp_path / "expert")}
+
+    return make
+
+
+def refused(base, experts, words):
+    with pytest.raises(UserError) as refusal:
+        check_tokenizers(base, experts, True)
+    text = str(refusal.value)
+    assert words in text and "--any-tokenizer" in text and "expert/" in text
+    name = next(iter(experts))
+    assert name in check_tokenizers(base, experts, False)["tokenizer"]
+
+
+PLAIN = {"tokenizer.json": bpe()}
+ADDED = dict(content="<x>", special=True, single_word=False, lstrip=False, rstrip=False, normalized=False)
+
+
+def config(**said):
+    return PLAIN | {"tokenizer_config.json": json.dumps(said)}
+
+
+OTHERS = {
+    "scores": ({"tokenizer.json": unigram(-1.5)}, {"tokenizer.json": unigram(-9.0)}, "scores is"),
+    "merges across forms": (
+        PLAIN,
+        {"vocab.json": json.dumps(VOCAB), "merges.txt": "#version: 0.2\nb c\na b\n"},
+        "vocab.json: merges is",
+    ),
+    "a second file": (
+        PLAIN | {"tokenizer.model": b"x"}, PLAIN | {"tokenizer.model": b"y"}, "tokenizer.model differs from",
+    ),
+    "first token": (config(add_bos_token=True), config(add_bos_token=False), "add_bos_token=False, the base True"),
+    "last token": (config(add_eos_token=False), config(add_eos_token=True), "add_eos_token=True, the base False"),
+    "space": (config(add_prefix_space=True), config(add_prefix_space=False), "add_prefix_space=False"),
+    "which first token": (
+        config(add_bos_token=True, bos_token="a"), config(add_bos_token=True, bos_token={"content": "b"}),
+        "bos_token='b', the base 'a'",
+    ),
+    "added tokens beside": (
+        config(added_tokens_decoder={}), config(added_tokens_decoder={"5": ADDED}), "token '<x>' has id 5",
+    ),
+    "their flags": (
+        config(added_tokens_decoder={"5": ADDED}), config(added_tokens_decoder={"5": ADDED | {"lstrip": True}}),
+        "'<x>' with",
+    ),
+} | {
+    name: ({name: "a\nb"}, {name: "b\na"}, f"{name} differs from")
+    for name in ("qwen.tiktoken", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "source.spm", "merges.txt",
+                 "tiktoken.model", "bpe.codes", "tokenizer.model.v3", "encoder.json")
+} | {"tekken.json": ({"tekken.json": "{}"}, {"tekken.json": '{"a": 1}'}, "tekken.json differs from")}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_tokenizer(two, case):
+    base, expert, words = OTHERS[case]
+    refused(*two(base, expert), words)
+
+
+def whitespace(depth):
+    part = {"type": "Whitespace"}
+    for _ in range(depth):
+        part = {"type": "Sequence", "pretokenizers": [part]}
+    return {"tokenizer.json": bpe(pre_tokenizer=part)}
+
+
+def sequence(part, key, inner):
+    whole = {"type": "Sequence", key: [inner]}
+    return {"tokenizer.json": bpe(**{part: whole})}, {"tokenizer.json": bpe(**{part: inner})}
+
+
+SAME = {
+    "sequence of one": (whitespace(1), whitespace(0)),
+    "sequences in one": (whitespace(0), whitespace(2)),
+    "empty sequence": ({"tokenizer.json": bpe(normalizer={"type": "Sequence", "normalizers": []})}, PLAIN),
+    "normalizers": sequence("normalizer", "normalizers", {"type": "NFC"}),
+    "decoders": sequence("decoder", "decoders", {"type": "ByteFallback"}),
+    "processors": sequence("post_processor", "processors", {"type": "ByteLevel", "add_prefix_space": True,
+                                                            "trim_offsets": True, "use_regex": True}),
+    "merges across forms": (PLAIN, {"vocab.json": json.dumps(VOCAB), "merges.txt": "#version: 0.2\na b\nb c\n"}),
+    "space of JSON": ({"tekken.json": '{"a":1}'}, {"tekken.json": '{"a": 1}\n'}),
+    "a second file": (PLAIN | {"tokenizer.model": b"x"}, PLAIN | {"tokenizer.model": b"x"}),
+    "a file of one": (PLAIN | {"qwen.tiktoken": "a"}, PLAIN),
+    "another last token": (config(eos_token="a"), config(eos_token="b")),
+    "added tokens listed once": (
+        {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5}]), "vocab.json": json.dumps(VOCAB)},
+        {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5}]), "vocab.json": json.dumps(VOCAB),
+         "tokenizer_config.json": json.dumps({"added_tokens_decoder": {"5": ADDED}})},
+    ),
+    "added tokens, one with tokenizer.json": (
+        {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5}]), "vocab.json": json.dumps(VOCAB)},
+        {"vocab.json": json.dumps(VOCAB), "added_tokens.json": json.dumps({"<x>": 5})},
+    ),
+    "settings alike": (config(add_bos_token=False), config(add_bos_token=False, padding_side="left")),
+    "a setting without effect": (config(add_bos_token=False), PLAIN),
+    "a language by default": (config(src_lang="hin_Deva"), config(src_lang="tam_Taml")),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_the_same_tokenizer(two, case):
+    assert check_tokenizers(*two(*SAME[case]), True) == {}
+
+
+def test_a_default_is_asked_about(two):
+    "Where a setting is left out, its default decides."
+    special = {"tokenizer.json": bpe(added_tokens=[ADDED | {"id": 5, "content": "<a>"}])}
+
+    def with_config(**more):
+        return special | {"tokenizer_config.json": json.dumps(dict(bos_token="<a>") | more)}
+
+    refused(*two(with_config(split_special_tokens=True), with_config()), "split_special_tokens=None, the base True")
+
+
+def test_nothing_to_compare(two):
+    told = check_tokenizers(*two({"qwen.tiktoken": "a"}, PLAIN), True)
+    assert told == {"tokenizer": "qwen.tiktoken, not compared with expert"}
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    "A SentencePiece model, and the same with changes."
+    sentencepiece = pytest.importorskip("sentencepiece")
+    format = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    import io
+
+    text, made = iter(["the river is long", "he went home", "the house is old"] * 20), io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text, model_writer=made, vocab_size=32, hard_vocab_limit=False, minloglevel=2
+    )
+
+    def changed(change=lambda model: None):
+        model = format.ModelProto.FromString(made.getvalue())
+        change(model)
+        return {"tokenizer.model": model.SerializeToString()}
+
+    return changed
+
+
+def other_scores(model):
+    for piece in model.pieces[5:]:
+        piece.score -= len(piece.piece)
+
+
+def no_first_space(model):
+    model.normalizer_spec.add_dummy_prefix = False
+
+
+def no_normalization(model):
+    model.normalizer_spec.precompiled_charsmap = b""
+
+
+def other_kind(model):
+    model.pieces[5].type = model.pieces[5].USER_DEFINED
+
+
+def space_behind(model):
+    model.trainer_spec.treat_whitespace_as_suffix = True
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (other_scores, "scores is not that of"),
+        (no_first_space, "normalizer_spec.add_dummy_prefix is false"),
+        (no_normalization, "normalizer_spec.precompiled_charsmap is"),
+        (other_kind, "kinds of pieces is"),
+        (space_behind, "trainer_spec.treat_whitespace_as_suffix is true"),
+    ],
+)
+def test_other_pieces(two, pieces, change, words):
+    refused(*two(pieces(), pieces(change)), words)
+
+
+def test_the_same_pieces(two, pieces):
+    "Where it was trained says nothing of a model."
+    def elsewhere(model):
+        model.trainer_spec.model_prefix = "/home/someone/made"
+        model.trainer_spec.num_threads = 99
+
+    assert check_tokenizers(*two(pieces(), pieces(elsewhere)), True) == {}
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json", "LICENSE", "chat_template.jinja"])
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_pointers_are_no_files(two, name, tokenizer):
+    with pytest.raises(UserError, match=f"base/{name} is a pointer of Git LFS.*git lfs pull"):
+        check_compatible(*two({name: POINTER}, {name: POINTER}), tokenizer)
+
+
+def named(**texts):
+    return json.dumps({"chat_template": [{"name": name, "template": text} for name, text in texts.items()]})
+
+
+TEXT = "{{ messages }}"
+FORMS = {
+    "file": {"chat_template.jinja": TEXT},
+    "line end": {"chat_template.jinja": TEXT + "\n"},
+    "configuration": {"tokenizer_config.json": json.dumps({"chat_template": TEXT})},
+    "list": {"tokenizer_config.json": named(default=TEXT)},
+    "processor": {"chat_template.json": json.dumps({"chat_template": TEXT})},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_template_in_other_forms(two, form):
+    assert unlike_templates(*two(FORMS["file"], FORMS[form])) == {}
+
+
+UNLIKE = {
+    "file": {"chat_template.jinja": "{{ x }}"},
+    "processor": {"chat_template.json": json.dumps({"chat_template": "{{ x }}"})},
+    "one of two": {"tokenizer_config.json": named(default=TEXT, tools="{{ x }}")},
+    "beside": FORMS["file"] | {"additional_chat_templates/rag.jinja": "{{ x }}"},
+}
+
+
+@pytest.mark.parametrize("form", UNLIKE)
+def test_other_templates_are_told(two, form):
+    assert unlike_templates(*two(FORMS["file"], UNLIKE[form])) == {"chat template": "the base's, not that of expert"}
+
+
+def test_a_template_that_is_not_utf8(two):
+    models = two({"chat_template.jinja": "{{ 'é' }}".encode("latin-1")}, {})
+    with pytest.raises(UserError, match="base/chat_template.jinja is not UTF-8"):
+        check_compatible(*models)
