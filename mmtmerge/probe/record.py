@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from ..core import UserError
+from ..models import check_ids
 from .recording import Recording, StoredFeatures, write_features
 from .spans import SPANS
 from ..translate import common_prefix
@@ -311,6 +312,7 @@ def record(
 
     Raises UserError if a span does not fit its sequence, or if the model's gates cannot be counted."""
     check_sequences(sequences)
+    check_ids(model, [example.ids for example in sequences])
     number = len(sequences)
     folds = min(folds, number)
     prefix = shared_prefix(sequences)
