@@ -17,7 +17,7 @@ from torch.nn.functional import pad as pad_tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from .models import end_of_sequence, prompts
+from .models import check_ids, end_of_sequence, prompts
 from .script import Excluded, restrictions
 
 # %% ../nbs/lib/translate.ipynb #2a0ec6ce
@@ -255,6 +255,7 @@ def generate(
     out = [[] for _ in asked]
     if not asked:
         return out
+    check_ids(model, asked)
     ends = set(stops)
     excluded = Excluded(keep or [None] * len(asked), *_head(model))
     prefix = _prefix_cache(model, asked[0][: common_prefix(asked)])

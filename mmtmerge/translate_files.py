@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS_FILE', 'BATCHES', 'DIGESTED', 'described_language', 'languages_of', 'instruction', 'read_lines', 'one_line',
            'check_folder', 'Translator', 'ArtefactTranslator', 'open_translator', 'Request', 'translate_chunk',
-           'check_lengths', 'translate_lines', 'note_of', 'model_digest', 'made_from', 'check_note', 'whole_lines',
-           'continued', 'translate_file']
+           'check_lengths', 'translate_lines', 'note_of', 'model_digest', 'made_from', 'check_out', 'check_note',
+           'whole_lines', 'nothing_left', 'continued', 'translate_file']
 
 # %% ../nbs/lib/translate_files.ipynb #4205a2c7
 import contextlib
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write_json
 from .engines import ENGINES, check_keep, open_engine
-from .models import chat_texts, end_of_sequence
+from .models import check_weights, end_of_sequence, folder_config, folder_tokenizer, turns
 from .script import Script
 from .settings import Direction, Language, known_name, load, named_sections, sections
 from .study.cost import BYTES
@@ -76,8 +76,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 # %% ../nbs/lib/translate_files.ipynb #79e4cc4e
-def check_folder(folder: Path):
-    "Raises UserError if a folder holds no checkpoint that can be asked to translate."
+def check_folder(
+    folder: Path,
+    longest: str = "a sentence",  # that will be translated: a template may cut it
+):
+    "Raises UserError if a folder holds no whole checkpoint that can be asked to translate."
     folder = Path(folder)
     if not folder.is_dir():
         give = "give a checkpoint folder, with config.json and safetensors files"
@@ -85,14 +88,10 @@ def check_folder(folder: Path):
     for pattern in ("config.json", "*.safetensors"):
         if not list(folder.glob(pattern)):
             raise UserError(f"{folder} holds no {pattern}: it is not a checkpoint")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, AttributeError, ImportError) as e:
-        raise UserError(f"the tokenizer of {folder} cannot be read ({str(e)[:200]})") from None
-    chat_texts(tokenizer, ["a sentence"])
+    tokenizer = folder_tokenizer(folder)
     end_of_sequence(tokenizer)
+    turns(tokenizer, "an instruction", [longest])
+    check_weights(folder)
 
 # %% ../nbs/lib/translate_files.ipynb #3ec5ff0a
 PARTS_FILE = "parts.json"  # of a trunk with a part for each direction
@@ -157,10 +156,11 @@ class ArtefactTranslator:
 def open_translator(
     folder: Path,
     request,  # Request
+    lines: list = (),  # str, that it will be asked for
 ):  # anything with `translate(directions, sources, keep)`
     "What translates with a folder. Raises UserError if nothing can."
     folder = Path(folder)
-    check_folder(folder)
+    check_folder(folder, max(lines, key=len, default="").strip() or "a sentence")
     if (folder / PARTS_FILE).exists():
         return ArtefactTranslator(folder, request)
     return Translator(folder, request)
@@ -227,15 +227,13 @@ def check_lengths(
     name: str,  # of the input
 ):
     "Raises UserError for a line that, with its translation, needs more positions than the model has."
-    from transformers import AutoConfig, AutoTokenizer  # slow to import
-
-    positions = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None)
+    positions = getattr(folder_config(folder).get_text_config(), "max_position_embeddings", None)
     p, tokenizer = request.limits(), None
     for number, line in enumerate(lines, 1):
         most = (1 + p.new_token_ratio) * len(line.encode()) + p.new_token_extra
         if not positions or most <= positions:  # a token has at least one byte
             continue
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
+        tokenizer = tokenizer or folder_tokenizer(folder)
         tokens = len(tokenizer(line, verbose=False)["input_ids"])
         new = int(p.new_token_ratio * source_length(tokenizer, line) + p.new_token_extra)
         if tokens + new > positions:
@@ -289,15 +287,24 @@ def made_from(
     return digests | asdict(request) | dict(mmtmerge=__version__)
 
 # %% ../nbs/lib/translate_files.ipynb #039a1ac5
+def check_out(
+    out: Path,
+):
+    "Raises UserError if a file cannot appear where it is to be written, or is finished already."
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}")
+    if out.exists() and not note_of(out).exists():
+        raise UserError(f"{out} exists already: name another file, or remove it")
+
+
 def check_note(
     out: Path,
     about: dict,  # of `made_from`
 ):
     "Raises UserError if a file is there that these settings did not begin."
+    check_out(out)
     note = note_of(out)
     if not note.exists():
-        if out.exists():
-            raise UserError(f"{out} exists already: name another file, or remove it")
         return
     begun = read_json(note)
     differ = [name for name in about if begun.get(name) != about[name]]
@@ -322,6 +329,18 @@ def whole_lines(
 
 # %% ../nbs/lib/translate_files.ipynb #13698afc
 @contextlib.contextmanager
+def nothing_left(out: Path):
+    "What is refused before its first line leaves neither file nor note behind."
+    try:
+        yield
+    except UserError:
+        if not out.stat().st_size:
+            out.unlink()
+            note_of(out).unlink()
+        raise
+
+
+@contextlib.contextmanager
 def continued(
     out: Path,
     about: dict,  # of `made_from`
@@ -341,7 +360,8 @@ def continued(
                 file.write(chunk)
                 file.flush()
 
-            yield write, kept
+            with nothing_left(out):
+                yield write, kept
     note_of(out).unlink()
 
 # %% ../nbs/lib/translate_files.ipynb #79a6fe3a
@@ -357,13 +377,13 @@ def translate_file(
     "Translate a text, line by line. Raises UserError for what cannot be translated, before the model is loaded."
     request.check()
     lines = read_lines(data, name)
-    translator = open_translator(folder, request)
+    if out is not None:
+        check_out(out)
+    translator = open_translator(folder, request, lines)
     check_lengths(folder, request, lines, name)
     if out is None:
         translate_lines(translator, request, lines, write, quiet=quiet)
         return
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}")
     about = made_from(folder, request, data)
     with continued(out, about, len(lines), BATCHES * request.batch) as (append, done):
         translate_lines(translator, request, lines, append, done, quiet)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from ..core import UserError
+from ..models import check_ids
 from .recording import Recording, StoredFeatures, write_features
 from .spans import SPANS
 from ..translate import common_prefix
@@ -309,7 +310,8 @@ def record(
 ) -> Recording:
     """Record one model on one direction in one forward pass.
 
-    Raises UserError if a span does not fit its sequence, or if the model's gates cannot be counted."""
+    Raises UserError if a span does not fit its sequence, if the model lacks one of its tokens, or if its gates cannot
+    be counted."""
     check_sequences(sequences)
     number = len(sequences)
     folds = min(folds, number)
@@ -318,6 +320,7 @@ def record(
     quiet = not label or bool(os.environ.get("TQDM_DISABLE"))
     files = []
     with closing(Watch(model, folds)) as watch, tqdm(total=number, desc=label, disable=quiet) as bar:
+        check_ids(model, [example.ids for example in sequences])
         remove_features(out)
         for start in range(0, number, size):
             part = range(start, min(start + size, number))

@@ -344,3 +344,91 @@ def test_a_process_that_is_interrupted_goes_on(hindi, tmp_path):
     subprocess.run(words, cwd=REPO, env=environment(REPO), check=True)
     assert len(out.read_text(encoding="utf-8").splitlines()) == len(hindi) * 8
     assert not note_of(out).exists()
+
+
+# Words of the command line
+
+HINDI = "हिंदी {source} {target}"
+
+
+def undecoded(text):
+    "A word as Python has it under a locale of ASCII."
+    return text.encode().decode("ascii", "surrogateescape")
+
+
+def test_a_prompt_under_a_locale_of_ascii(hindi):
+    assert call(MINI, "hi-en", "--prompt", undecoded(HINDI), text=text_of(hindi)) == call(
+        MINI, "hi-en", "--prompt", HINDI, text=text_of(hindi)
+    )
+
+
+@pytest.mark.parametrize(
+    "words, option",
+    [
+        (["translate", MINI, "hi-en", "--prompt", "x\udcff {source}", "--out", "OUT"], "--prompt"),
+        (["translate", MINI, "hi-en", "--engine", "x\udcff", "--out", "OUT"], "--engine"),
+        (["repair", "--base", "b", "--expert", "a-b=e", "--instruction", "\udcff", "--out", "OUT"], "--instruction"),
+        (["probe", "--model", MINI, "--direction", "en-\udcff", "--out", "OUT"], "--direction"),
+    ],
+)
+def test_words_that_are_no_text_are_refused_by_name(words, option, tmp_path):
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, [str(out) if word == "OUT" else str(word) for word in words], input="पानी\n")
+    assert isinstance(done.exception, UserError), done.exception
+    assert str(done.exception).startswith(f"{option} ") and "no UTF-8" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_instructions_of_an_artefact_under_a_locale_of_ascii(monkeypatch, tmp_path):
+    given = {}
+
+    def repaired(base, experts, out, **options):
+        given.update(options)
+        raise UserError("far enough")
+
+    monkeypatch.setattr("mmtmerge.repair.artefact.repair_checkpoints", repaired)
+    words = ["repair", "--base", "b", "--expert", "en-hi=e", "--out", str(tmp_path / "out")]
+    CliRunner().invoke(app, [*words, "--instruction", undecoded("en-hi=हिंदी में")])
+    assert given["instructions"] == {"en-hi": "हिंदी में"}
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("translate folder en-h", "en-hi"),
+        ("translate folder en-hi --engine v", "vllm"),
+        ("probe --direction hi-e", "hi-en"),
+        ("merge --method ti", "ties"),
+        ("merge --preset m", "mergekit"),
+        ("plan --profile sm", "smoke"),
+    ],
+)
+def test_names_are_completed(words, expected):
+    *before, last = words.split()
+    shell = dict(_MMTMERGE_COMPLETE="complete_bash", COMP_WORDS=f"mmtmerge {words}", COMP_CWORD=str(len(before) + 1))
+    done = CliRunner().invoke(app, [], prog_name="mmtmerge", env=shell)
+    assert expected in done.output.split()
+
+
+# The order of checks
+
+
+def test_a_finished_file_is_refused_before_the_folder_is_read(tmp_path, monkeypatch):
+    def read(*args):
+        raise AssertionError("the folder was read")
+
+    monkeypatch.setattr(translate_files, "open_translator", read)
+    (tmp_path / "text.en").write_text("mine")
+    for out, message in (("text.en", "exists already"), ("no/text.en", "there is no folder")):
+        with pytest.raises(UserError, match=message):
+            call(MINI, "hi-en", "--out", tmp_path / out, text="पानी\n")
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_file(tmp_path, monkeypatch):
+    def read(*args, **options):
+        raise UserError("the device has no memory")
+
+    monkeypatch.setattr(engines, "load_model", read)
+    with pytest.raises(UserError, match="no memory"):
+        call(MINI, "hi-en", "--out", tmp_path / "text.en", text="पानी\n")
+    assert list(tmp_path.iterdir()) == []
