@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRUTH', 'LENGTHS', 'BEFORE', 'NOW', 'ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'WITHOUT_EFFECT', 'CONTEXT',
            'SHORT_FOR', 'SAID_ELSEWHERE', 'NEVER_READ', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied',
-           'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat', 'listed', 'meaning',
-           'both_meanings', 'same_activation', 'same_value', 'difference']
+           'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat', 'has_effect', 'compared', 'listed',
+           'meaning', 'both_meanings', 'same_activation', 'same_value', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
 import functools
@@ -182,12 +182,21 @@ def flat(
     values: dict,
     path: str = "",    # with which the keys begin
 ) -> dict:             # dotted key -> value that is no mapping
-    "Nested mappings as one, but for what has no effect."
+    "Nested mappings as one."
     entries = {}
     for key, value in values.items():
-        if not WITHOUT_EFFECT.fullmatch(str(key)):
-            entries |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+        entries |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
     return entries
+
+def has_effect(
+    key: str,    # dotted
+) -> bool:
+    "Whether an entry of a configuration may decide what the weights mean."
+    return not any(WITHOUT_EFFECT.fullmatch(name) for name in key.split("."))
+
+def compared(values: dict) -> dict:   # dotted key -> value
+    "The entries of a configuration that may decide what its weights mean."
+    return {key: value for key, value in flat(values).items() if has_effect(key)}
 
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #8a0b9e51
@@ -217,7 +226,7 @@ def meaning(
     for key, part in values.items():
         if hasattr(part, "model_type"):    # a configuration in this one, which decides whether the head is tied
             values[key] = meaning(part) | {"tie_word_embeddings": None}
-    return flat(values)
+    return compared(values)
 
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #a89dec92
@@ -229,7 +238,7 @@ def both_meanings(
     read = [read_config(config) for config in (base, expert)]
     if None not in read:
         return meaning(read[0]), meaning(read[1]), True
-    return flat(base), flat(expert), False
+    return compared(base), compared(expert), False
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #5c1f0e26
 def same_activation(one: str, other: str) -> bool:

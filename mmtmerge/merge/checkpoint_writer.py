@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ..core import UserError
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .by_tensor import layer_counts, unused_filters
-from .checkpoint_config import CONFIG_KEYS, flat
+from .checkpoint_config import flat, has_effect
 from .checkpoint_reader import TYPES, Checkpoint, read_content, read_object
 from mmtmerge.merge.checkpoint_tokenizers import (
     TOKENIZER_FILES, chat_templates, templates_of, text_of_token, tokenizer_names,
@@ -375,7 +375,7 @@ def differing_entries(
     unlike = [key for key in base | expert if base.get(key) != expert.get(key)]
     if theirs.name != "config.json":
         return unlike
-    unlike = [key for key in unlike if not set(key.split(".")) & set(CONFIG_KEYS)]    # compared by their meaning
+    unlike = [key for key in unlike if not has_effect(key)]    # the others are compared by their meaning
     return [key for key in unlike if key in base and key in expert or key.endswith("_token_id")]   # others are defaults
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #ee2057bb
