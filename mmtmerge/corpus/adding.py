@@ -32,6 +32,7 @@ from mmtmerge.settings import (
     known_name,
     load,
     named_sections,
+    parsed,
     profiles,
     section,
     sections,
@@ -316,6 +317,7 @@ def plan_language(
     described = [f"name = {name}", f"script = {writing}"] + [f"flores = {flores}"] * bool(flores)
     described += [f"tokeniser = {tokeniser}"] * (tokeniser != TOKENISER)
     written = ["", f"[language {code}]", *described, "", f"[profile {profile}]", *profile_lines(like, changed), ""]
+    parsed(settings_file().read_text(encoding="utf-8-sig") + "\n".join(written), "what would be written")
     notes = [f"{name}: script {writing} ({share:.0%} of the letters)"] + [f"{name}: {told}"] * bool(told)
     notes += [note_of(kind, of, counts[kind], values) for kind, of in brought.items()]
     return Addition(code, profile, folder, tables, copied, "\n".join(written), notes)
