@@ -212,6 +212,8 @@ BEGINNINGS = dict(      # of letters' names, where they do not all begin with th
     Hangul=("HANGUL", "HALFWIDTH HANGUL", "FULLWIDTH"), Bopomofo=("BOPOMOFO", "FULLWIDTH"),
     Cyrillic=("CYRILLIC", "MODIFIER LETTER CYRILLIC"), Georgian=("GEORGIAN", "MODIFIER LETTER GEORGIAN"),
 )
+
+# %% ../nbs/lib/settings.ipynb #2b0d8be0
 OTHER_NAMES = dict(     # of languages, and of scripts where Unicode has another
     Odia="Oriya", Bangla="Bengali", Assamese="Bengali", Burmese="Myanmar", Shan="Myanmar", Hanzi="CJK", Kanji="CJK",
     Hanja="CJK", Chinese="CJK", Mandarin="CJK", Cantonese="CJK", Simplified="CJK", Traditional="CJK", Hangeul="Hangul",
@@ -668,11 +670,11 @@ def grid_values(
 
 def read_grids() -> dict:   # grid -> method -> parameter -> list of values
     "The grids of hyper-parameters. Raises UserError for what is no list of values."
-    grids = {}
+    grids, ini, file = {}, sections(), settings_file()
     for name in named_sections("grid"):
         grids[name] = {}
-        for key, text in sections().items(f"grid {name}"):
-            where = f"{settings_file()}, [grid {name}]: {key}"
+        for key, text in ini.items(f"grid {name}"):
+            where = f"{file}, [grid {name}]: {key}"
             method, _, parameter = key.partition(".")
             if not parameter:
                 raise UserError(f"{where} = {text}: write METHOD.PARAMETER = values, such as ties.lam = .1 .2")
@@ -751,15 +753,16 @@ def read_value(
         raise UserError(f"{where} = {' '.join(map(str, several))}: it takes {size} number{'s' * (size > 1)}, {said}")
     return numbers if isinstance(x, list) and (free or size > 1) else numbers[0]
 
+# %% ../nbs/lib/settings.ipynb #cf0ca540
 def read_values(
     section: str,  # profile, or profile NAME
     values: dict,  # as they were read
     usual: dict,   # of [profile]
 ) -> dict:         # in their kinds
     "The values of a profile. Raises UserError for an unknown setting, or a value that it may not have."
-    found = {}
+    found, file = {}, settings_file()
     for key, x in values.items():
-        where = f"{settings_file()}, [{section}]: {key}"
+        where = f"{file}, [{section}]: {key}"
         if key == "languages":
             found[key] = x
             continue

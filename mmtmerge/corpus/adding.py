@@ -122,6 +122,7 @@ def main_script(
             return several, share_of(texts, several)
     return name, share_of(texts, name)
 
+# %% ../../nbs/lib/corpus/adding.ipynb #fe822d15
 def find_script(
     written: dict,   # file -> its texts
     asked: str,      # of the user; empty: as they are written
