@@ -19,7 +19,7 @@ from functools import cache, lru_cache
 import torch
 
 from .core import UserError
-from .settings import Language
+from .settings import Language, beginnings, belongs, scripts_of
 
 # %% ../nbs/lib/script.ipynb #9e8de0c9
 COMMON_MARKS = ("COMBINING ", "VARIATION SELECTOR")   # marks that no script has for itself
@@ -34,7 +34,7 @@ def foreign(
     kind, name = unicodedata.category(character)[0], unicodedata.name(character, "")
     if kind not in "LM" or kind == "M" and name.startswith(COMMON_MARKS):
         return False
-    return not name.startswith(script.upper() + " ")
+    return not name.startswith(beginnings(script))
 
 # %% ../nbs/lib/script.ipynb #06deb4bc
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -116,14 +116,13 @@ def character_parts(
 ) -> tuple:  # Parts of allowed characters (of the script, or punctuation), Parts of other scripts' letters
     "Parts of all characters of Unicode that matter."
     allowed, others = Parts(), Parts()
-    own = script.upper() + " "
     for number in range(0x80, 0x110000):
         character = chr(number)
         kind = unicodedata.category(character)[0]
         if kind not in "LMNP":
             continue
         mark = kind == "P" and any(number in block for block in PUNCTUATION)
-        if mark or unicodedata.name(character, "").startswith(own):
+        if mark or belongs(character, script):
             allowed.add(character)
         elif foreign(character, script):
             others.add(character)
@@ -240,11 +239,11 @@ class Script:
 def same_script(
     source: Language,
     target: Language,
-) -> str:  # a sentence; empty where the scripts differ
+) -> str:  # a sentence; empty where the source has a script that the target has not
     "What the restriction cannot tell apart."
-    if source.script != target.script:
+    if not {*scripts_of(source.script)} <= {*scripts_of(target.script)}:
         return ""
-    both = f"{source.name} and {target.name} are both written in {target.script}"
+    both = f"{source.name} and {target.name} are both written in {source.script}"
     return f"{both}: keeping to the script does not keep a translation from the source's language"
 
 

@@ -8,6 +8,7 @@ from conftest import REPO, mmtmerge
 from mmtmerge.core import UserError
 from mmtmerge.corpus import adding
 from mmtmerge.corpus.embedded import Corpus
+from mmtmerge.metrics import in_script
 from mmtmerge.settings import load
 from mmtmerge.study import rebuild
 
@@ -180,6 +181,47 @@ def test_beside_what_is_not_there(project):
     (project / "corpus-kn/train.en-hi.tsv.xz").write_bytes(b"other")
     with pytest.raises(UserError, match="train.en-hi.tsv.xz exists and is not"):
         planned(beside=["hi"])
+
+
+WRITTEN = dict(
+    ja=("Japanese", ["新しい窓でファイルを開く", "このウィンドウを閉じる", "フォルダに保存", "フォルダー"], "Japanese"),
+    ko=("Korean", ["새 창에서 파일을 여십시오", "이 窓을 닫으십시오", "폴더에 저장", "모두 인쇄"], "Korean"),
+    zh=("Chinese", ["在新窗口中打开文件", "现在关闭这个窗口", "将文件保存到文件夹中的の", "打印全部内容"], "CJK"),
+    th=("Thai", ["เปิดไฟล์ในหน้าต่างใหม่", "ปิดหน้าต่างนี้", "บันทึกไฟล์", "พิมพ์หน้านี้ทั้งหมด"], "Thai"),
+    my=("Burmese", ["ဖိုင်ကိုဖွင့်ပါ", "ဒီဝင်းဒိုးကိုပိတ်ပါ", "ဖိုင်ကိုသိမ်းပါ", "ဖွင့်ပါ"], "Myanmar"),
+)
+
+
+def written(project, code):
+    for kind, word in (("train", ""), ("dev", " now"), ("devtest", " here")):
+        lines = [(f"Open file number {i}{word}", text) for i, text in enumerate(WRITTEN[code][1])]
+        table(project / f"{kind}.tsv", lines, f"en\t{code}")
+    return {kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")}
+
+
+@pytest.mark.parametrize("code", WRITTEN)
+def test_languages_that_spaces_do_not_part(project, code):
+    "The script has all of its letters, and BLEU's tokeniser is written and named."
+    name, texts, script = WRITTEN[code]
+    addition = adding.plan_language(code, name, **written(project, code))
+    adding.write_language(addition)
+    language = load(name.lower()).language(code)
+    assert language.script == script and language.tokeniser in ("zh", "ja-mecab", "ko-mecab", "flores200", "char")
+    assert all(in_script(text, language.script) > .9 for text in texts)
+    assert any(f"tokeniser is {language.tokeniser}" in note for note in addition.notes)
+
+
+def test_scripts_that_a_user_names(project):
+    files = written(project, "ja")
+    for asked, noted in (("Jpan", "Japanese"), ("Hira Kana Hani", "Hiragana Katakana CJK")):
+        assert f"script = {noted}\n" in adding.plan_language("ja", "Japanese", script=asked, **files).settings
+    with pytest.raises(UserError, match="of the letters are Japanese"):
+        adding.plan_language("ja", "Japanese", script="Katakana", **files)
+
+
+def test_a_name_that_would_make_the_settings_unreadable(project):
+    with pytest.raises(UserError, match="name = Kannada ; mine: comments"):
+        adding.plan_language("kn", "Kannada ; mine", **{kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")})
 
 
 def test_a_file_of_another_script(project):

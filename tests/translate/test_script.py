@@ -191,6 +191,23 @@ def test_languages_of_one_script_are_named():
         assert keep_for("", hindi, marathi) is None
 
 
+def test_a_script_that_holds_another_is_named():
+    chinese, japanese = Language("zh", "Chinese", "CJK"), Language("ja", "Japanese", "Japanese")
+    with pytest.warns(UserWarning, match="Chinese and Japanese are both written in CJK"):
+        keep_for("script", chinese, japanese)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert keep_for("script", japanese, chinese) == Script("CJK")
+
+
+def test_japanese_may_be_written():
+    text = "フォルダーを開く、人々の２つ目のＡＢＣ（ｱｶｳﾝﾄ）！"
+    assert wrong_letters([text], "Japanese") == [] and may_write(text.encode(), "Jpan")
+    for character in text:
+        assert all(may_write(character.encode()[:end], "Japanese") for end in (1, 2, 3)), character
+    assert not may_write("한".encode(), "Japanese") and not may_write("ab".encode(), "Japanese")
+
+
 # Vocabularies
 
 
