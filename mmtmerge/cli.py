@@ -12,12 +12,13 @@ __all__ = ['app', 'MERGE_EXAMPLES', 'MergeOut', 'Config', 'Method', 'Preset', 'B
            'EngineName', 'Batch', 'Prompt', 'Quiet', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile',
            'OrderSeed', 'ShowCommand', 'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain',
            'LANGUAGE_EXAMPLE', 'Code', 'LanguageName', 'TrainFile', 'DevFile', 'DevtestFile', 'CorpusFolder',
-           'NewProfile', 'LikeProfile', 'BesideIt', 'ScriptName', 'FloresName', 'ShowAddition', 'languages',
-           'print_version', 'options', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options',
-           'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice',
-           'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output', 'translate',
-           'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node', 'refuse_existing',
-           'expert_runs', 'train', 'finetune', 'add', 'overlap', 'collect', 'leave', 'main']
+           'NewProfile', 'LikeProfile', 'BesideIt', 'ScriptName', 'FloresName', 'ShowAddition', 'languages', 'of_user',
+           'PathCommand', 'Commands', 'print_version', 'options', 'pairs', 'require_notebooks', 'tell', 'run',
+           'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge', 'by_direction',
+           'prompts_of', 'study_choice', 'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input',
+           'write_output', 'translate', 'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch',
+           'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune', 'add', 'overlap', 'collect', 'leave',
+           'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import atexit
@@ -36,14 +37,35 @@ import typer
 import typer.core
 
 from . import __version__
-from .core import UserError, check_path, collect_seldom, nearest, read_json, root
+from .core import UserError, at_home, check_path, check_place, collect_seldom, nearest, read_json, root
 from .settings import load, profiles
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
 from .training.launch import accumulation, claimed, command as launch_command, job_of, launch
 
 # %% ../nbs/lib/cli.ipynb #772ccde4
-app = typer.Typer(
+def of_user(
+    value,     # of an option
+):             # the same; paths at home
+    "What the user gives. Raises UserError for a path behind which nothing can be."
+    if isinstance(value, (list, tuple)):
+        return [of_user(one) for one in value]
+    return check_place(at_home(value)) if isinstance(value, Path) else value
+
+class PathCommand(typer.core.TyperCommand):
+    "A command whose paths may begin with ~, however they are given."
+
+    def invoke(self, ctx):
+        ctx.params = {name: of_user(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+class Commands(typer.Typer):
+    "Commands of this kind."
+
+    def command(self, *words, cls=PathCommand, **options):
+        return super().command(*words, cls=cls, **options)
+
+app = Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -173,7 +195,7 @@ def merge_inputs(
     return given
 
 # %% ../nbs/lib/cli.ipynb #b508c65b
-class WithMethods(typer.core.TyperCommand):
+class WithMethods(PathCommand):
     "A command whose help ends with the merging methods."
 
     def format_epilog(self, ctx, formatter):
@@ -351,6 +373,8 @@ def repair(
 ):
     "Write one trunk and a small part for each direction; any further option --NAME VALUE is the trunk's method's."
     hyper, experts = hyper_options(ctx.args), by_direction(expert, "--expert", "FOLDER")
+    experts = {direction: of_user(Path(folder)) for direction, folder in experts.items()}
+    trunk = trunk and at_home(trunk)
     found = study_choice(recommended, profile, base, experts)
     base, experts = found.pop("base", base), found.pop("experts", experts)
     instructions = prompts_of(experts, by_direction(instruction, "--instruction", "TEXT"))
@@ -443,6 +467,7 @@ def probe(
     chunk: Chunk = 1024,
 ):
     "Record the gates and hidden states of one model on one direction, in one forward pass."
+    corpus = at_home(corpus)
     for path in (out, model, corpus):
         check_path(path)
     refuse_existing(out)
@@ -770,7 +795,7 @@ ScriptName = Annotated[str, typer.Option(
 FloresName = Annotated[str, typer.Option("--flores", help="Its name in FLORES+, only for that test set: kan_Knda.")]
 ShowAddition = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the sections and stop.")]
 
-languages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Add a language to the study.")
+languages = Commands(no_args_is_help=True, rich_markup_mode=None, help="Add a language to the study.")
 app.add_typer(languages, name="language")
 
 # %% ../nbs/lib/cli.ipynb #471b2cda
