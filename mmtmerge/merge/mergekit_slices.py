@@ -14,6 +14,7 @@ from ..core import UserError
 from .checkpoint_reader import Checkpoint
 from .layer_stack import LayerStack, Piece
 from .mergekit_file import check_entry, mapping_at, model_folder
+from .mergekit_values import whole_number
 from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_slices.ipynb #622c5042
@@ -22,10 +23,11 @@ def layer_range(
     where: str,    # for messages
 ) -> tuple:        # (first layer, first layer behind the range)
     "A range of layers. Raises UserError if it is none."
-    two = isinstance(value, list) and len(value) == 2
-    whole = two and all(isinstance(x, int) and not isinstance(x, bool) for x in value)
-    require(whole and 0 <= value[0] < value[1], f"{where}: layer_range: {value!r} is no range: write [first, end]")
-    return tuple(value)
+    wrong = f"{where}: layer_range: {value!r} is no range: write [first, end]"
+    require(isinstance(value, list) and len(value) == 2, wrong)
+    first, end = (whole_number(x, f"{where}: layer_range") for x in value)
+    require(0 <= first < end, wrong)
+    return first, end
 
 # %% ../../nbs/lib/merge/mergekit_slices.ipynb #bc1e8b87
 @dataclass

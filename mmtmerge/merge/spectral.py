@@ -85,7 +85,7 @@ def karcher_coordinates(
         pull = torch.where(valid & (angle >= tol), weight * angle / angle.sin().clamp(min=1e-300), 0.)
         tangent = pull - (pull @ dot) * mean
         step = length(tangent)
-        if step < tol:
+        if step < tol or step == 0:
             break
         mean = step.cos() * mean + step.sin() / step * tangent
         if length(mean) > tol:

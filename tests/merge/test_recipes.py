@@ -165,6 +165,9 @@ def test_what_changes_nothing(here, tmp_path, text):
 
 
 BROKEN = {
+    "a block for nothing": (TIES + "x: &p {weight: 1.0}\n", "unknown key 'x'"),
+    "one folder as two models": (TIES.replace("{model: $b", "{model: '$base@main'"), "written with a revision"),
+    "a revision of no folder": (TIES.replace("{model: $b", "{model: {model: {path: b, revision: x}}"), "'revision'"),
     "UTF-16": (TIES.encode("utf-16"), "not text in UTF-8"),
     "Latin-1": (("# modèle\n" + TIES).encode("latin-1"), "not text in UTF-8"),
     "empty": ("", "no mergekit configuration"),
@@ -278,7 +281,45 @@ def test_gradients_and_filters(here, tmp_path, text):
     equal(text, here, tmp_path)
 
 
+KARCHER = "merge_method: karcher\nmodels: [{model: $a}, {model: $b}, {model: $c}]\ndtype: float32\nparameters: {HOW}\n"
+MEANT = {
+    "a weight of yes": TIES.replace("weight: 0.5", "weight: yes"),
+    "weights of switches and numbers": TIES.replace("weight: 0.5", "weight: [true, false, 3]"),
+    "switches in words": TIES.replace(
+        "{density: .8}", "{density: [true, '0.5'], normalize: ['off', 'Yes'], int8_mask: '1', rescale: 1.0, lambda: on}"
+    ),
+    "switches by filters": varied("linear", "normalize: [{filter: mlp, value: 'n'}, {value: [no, 'T']}]"),
+    "filter_wise by layers": "merge_method: model_stock\nbase_model: $base\nmodels: [{model: $a}, {model: $b}]\n"
+    "parameters: {filter_wise: [0, 'on']}\ndtype: float32\n",
+    "whole numbers": KARCHER.replace("HOW", "max_iter: '20', tol: 0"),
+    "whole numbers by tensor": KARCHER.replace(
+        "HOW", "max_iter: [{filter: mlp, value: 3.0}, {value: [1, 4]}], tol: [0, 1e-3]"
+    ),
+}
+
+
+MEANT |= {
+    "a block for several": "x: &p {weight: 1.0}\ny: [&q {<<: *p}]\n" + TIES.replace("{weight: 0.5}", "{<<: *q}"),
+    "an empty block of tokens": TIES + "tokenizer: {source: base, tokens: {}, pad_to_multiple_of: null}\n",
+    "revisions": TIES.replace("{model: $b,", "{model: '$b@main',").replace("base: $base", "base: $base@x"),
+    "a revision in the long form": TIES.replace(
+        "{model: $b,",
+        "{model: {model: {path: $b, revision: v2}, override_architecture: LlamaForCausalLM},",
+    ),
+    "revisions of an adapter": TIES.replace("{model: $b,", "{model: '$b@main+$lora@x',"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text", MEANT.values(), ids=list(MEANT))
+def test_a_value_means_what_its_parameter_takes(here, tmp_path, text):
+    equal(text, here, tmp_path)
+
+
 UNFIT = {
+    "half a number": (KARCHER.replace("HOW", "max_iter: 2.5"), "max_iter: 2.5 is no whole number"),
+    "half a number between layers": (KARCHER.replace("HOW", "max_iter: [1, 2]"), "max_iter: 1.33333 for tensor"),
+    "no switch": (TIES.replace("{density: .8}", "{density: .8, normalize: 2}"), "normalize: 2 is no switch"),
     "no filter fits": (TIES.replace("weight: 0.5", "weight: [{filter: mlp, value: 1}]"), "no condition fits tensor"),
     "a filter as a list": (TIES.replace("weight: 0.5", "weight: [{filter: [a], value: 1}]"), "is no text"),
     "misspelt": (TIES.replace("weight: 0.5", "weight: [{fitler: mlp, value: 1}]"), "did you mean 'filter'?"),
@@ -323,7 +364,7 @@ SLICES = {
     "slerp, a value for each": sliced(
         "slerp", HALVES, TWO, own=[{"parameters": {"t": 0.2}}, {"parameters": {"t": [0.4, 0.9]}}]
     ),
-    "uneven": sliced("slerp", [[0, 1], [1, 4]], TWO, T),
+    "uneven": sliced("slerp", [[0, 1], ["1", 4.0]], TWO, T),
     "ties": sliced("ties", HALVES, ["$base", "$a", "$b"], "parameters: {weight: [.2, .9], density: .5}"),
     "linear": sliced("linear", HALVES, ["$base", "$a", "$b"], "parameters: {weight: [.2, .9]}"),
     "own parameters": """
