@@ -74,7 +74,8 @@ def open_models(
         pairs = list(experts.items())
     name_of = {}
     for name, folder in pairs:
-        path = folder_of(folder).resolve()
+        stacked = getattr(folder, "parts", None)     # stacks of layers may begin with one model
+        path = id(folder) if stacked else folder_of(folder).resolve()
         first = name_of.get(path)
         also = f" and as {name}" if first != name else ""
         require(path not in name_of, f"{folder} is given twice, as expert {first}{also}")

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SCALED', 'SHARED', 'OPTIONAL_BASE', 'REQUIRED', 'WHOLE', 'LAMBDA', 'COUNTS', 'for_whole_merge', 'parameters_of',
            'check_keys', 'check_count', 'models_of_slices', 'base_and_experts', 'check_parameters', 'scopes_for',
-           'given_in', 'hyperparameters', 'unwrapped', 'check_filters', 'stack_of', 'plain_merge', 'merge_arguments',
+           'given_in', 'hyperparameters', 'unwrapped', 'check_filters', 'sliced', 'plain_merge', 'merge_arguments',
            'read_config', 'check_writable', 'numbers_for', 'split_parameters', 'write_config']
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9d688c0a
 from collections.abc import Mapping
 from inspect import Parameter
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -18,10 +19,11 @@ import yaml
 from ..core import UserError, nearest
 from .apply import Recipe
 from .by_tensor import ByTensor
+from .checkpoint_reader import Checkpoint
 from .checkpoints import BASELESS, expert_names, without_base
 from .mergekit_file import KEYS, UNSUPPORTED, check_entry, dtype_at, listed_models
 from .mergekit_file import mapping_at, model_folder, read_yaml
-from .mergekit_slices import read_slices, read_stack, scopes_of
+from .mergekit_slices import listed_slices, plain_slices, read_stacks, scopes_of
 from .mergekit_tokenizer import check_tokenizer_source, chosen_template
 from .mergekit_values import resolved
 from .registry import find_method
@@ -217,32 +219,37 @@ def unwrapped(
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #e96d143d
 def check_filters(
-    stack,          # LayerStack
-    value,          # a number, or ByTensor
-    where: str,     # for messages
+    experts: dict,    # name -> LayerStack
+    hyper: dict,      # hyper-parameters
+    method: str,
+    file: Path,
 ):
     "Raises UserError if a filter fits a tensor under its name in the source or in the stack, but not under both."
-    conditions = value.conditions if isinstance(value, ByTensor) else ()
-    for text in {condition.filter for condition in conditions} - {"*"}:
-        for name, source in stack.sources.items():
-            same = (text in name) == (text in source)
-            require(same, f"{where}: filter {text!r} fits one of {source!r} and {name!r}, which are the same tensor "
-                          "before and after its layer moves: filter by what does not move")
+    for key, values in hyper.items():
+        values = [] if for_whole_merge(method, key) else values if isinstance(values, list) else [values]
+        for stack, value in zip(experts.values(), values):
+            conditions = value.conditions if isinstance(value, ByTensor) else ()
+            for text, (name, source) in product({one.filter for one in conditions} - {"*"}, stack.sources.items()):
+                same = (text in name) == (text in source)
+                require(same, f"{file}: {key}: filter {text!r} fits one of {source!r} and {name!r}, which are the same "
+                              "tensor before and after its layer moves: filter by what does not move")
 
-def stack_of(
+def sliced(
     config: dict,
     file: Path,
-) -> tuple:         # (LayerStack, folders, hyper-parameters)
-    "A stack of layers. Raises UserError if its models or its parameters do not fit."
-    stack, slices = read_stack(config, file)
-    config = config | {"slices": slices}
-    check_parameters(config, [(str(piece), piece_.own[None]) for piece, piece_ in zip(stack.pieces, slices)], file)
-    scopes = scopes_for(config, None, {})
-    if not given_in(scopes, "scale"):
-        return stack, [piece.model.folder for piece in stack.pieces], {}
-    scale = resolved("scale", parameters_of("passthrough")["scale"], scopes, f"{file}: scale")
-    check_filters(stack, scale, f"{file}: scale")
-    return stack, [piece.model.folder for piece in stack.pieces], {"scale": scale}
+) -> tuple:         # (the configuration, its slices read; name -> LayerStack, empty for a merge of whole models)
+    "What slices merge. Raises UserError if their models do not fit, or one lacks the base."
+    method, given = config["merge_method"], config.get("base_model")
+    base = model_folder(given, f"{file}: base_model") if given is not None else None
+    slices = listed_slices(config, file)
+    layers = Checkpoint(next(iter(slices[0].own))).config.get("num_hidden_layers")
+    if method != "passthrough" and plain_slices(slices, layers):
+        return config | {"slices": slices}, {}
+    first = base if method not in BASELESS else None
+    everywhere = first is None or all(first in piece.own for piece in slices)
+    require(everywhere, f"{file}: slices: the base {base} is no source of each, which mergekit asks for")
+    stacks, slices = read_stacks(slices, first, base, file)
+    return config | {"slices": slices, "base_model": "source 1" if first else None}, stacks
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #5caaa6cb
 def plain_merge(
@@ -250,8 +257,6 @@ def plain_merge(
     file: Path,
 ) -> tuple:         # (folder of the base, folders of the experts, hyper-parameters)
     "A merge of whole models. Raises UserError if its models or its parameters do not fit."
-    if "slices" in config:
-        config = config | {"slices": read_slices(config, file)}
     base, experts = base_and_experts(config, file)
     check_parameters(config, experts, file)
     hyper = hyperparameters(config, experts, file)
@@ -270,10 +275,13 @@ def merge_arguments(
     config = unwrapped(config, file)
     check_keys(config, file)
     method = config["merge_method"]
-    stacked = method == "passthrough" and "slices" in config
-    base, folders, hyper = stack_of(config, file) if stacked else plain_merge(config, file)
-    experts = {"stack": base} if stacked else folders
-    folder = base.folder if stacked else base
+    read, stacks = sliced(config, file) if "slices" in config else (config, {})
+    base, experts, hyper = plain_merge(read, file)
+    folder, folders = base, experts
+    if stacks:
+        base, experts = stacks[base], {name: stacks[name] for name in experts}
+        folder, folders = base.folder, [piece.model.folder for stack in stacks.values() for piece in stack.pieces]
+        check_filters(experts, hyper, method, file)
     check_tokenizer_source(config, folder, folders, file)
     template = chosen_template(config, folder, folders, file)
     lam = hyper.pop("lambda", 1.)
