@@ -135,7 +135,7 @@ def run(
     "Run one notebook with parameters; unknown and missing ones are refused."
     require_notebooks("run")
     runner.end_with_parent()
-    tell(*runner.run_notebook(notebook, pairs(p), force=force))
+    tell(*runner.run_notebook(at_home(notebook), pairs(p), force=force))
 
 # %% ../nbs/lib/cli.ipynb #64f3281c
 def option_value(text: str):   # bool, int, float or str

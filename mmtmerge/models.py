@@ -17,7 +17,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .core import UserError, atomic_dir, hub_hint, root, sha256
+from .core import UserError, at_home, atomic_dir, hub_hint, root, sha256
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -168,7 +168,7 @@ def find_base(
     spec = base_spec(name)
     if path := spec.get("path"):
         return root() / path, f"path {path}"
-    if path := os.environ.get("MMTMERGE_BASE"):
+    if path := at_home(os.environ.get("MMTMERGE_BASE", "")):
         check_base(Path(path), name)
         return Path(path), "path (MMTMERGE_BASE)"
     folder = Path(cache) / f"{name}-{spec.get('sha256', 'hub')[:12]}"

@@ -74,7 +74,7 @@ def open_models(
         pairs = list(experts.items())
     name_of = {}
     for name, folder in pairs:
-        stacked = getattr(folder, "parts", None)     # stacks of layers may begin with one model
+        stacked = isinstance(folder, Checkpoint) and folder.parts     # stacks of layers may begin with one model
         path = id(folder) if stacked else folder_of(folder).resolve()
         first = name_of.get(path)
         also = f" and as {name}" if first != name else ""
