@@ -13,12 +13,13 @@ __all__ = ['app', 'PROFILES', 'DIRECTIONS', 'PRESETS', 'ENGINE_NAMES', 'METHOD_N
            'Prompt', 'Quiet', 'TARGET_HELP', 'FINETUNE_EXAMPLES', 'Expert', 'LaunchProfile', 'OrderSeed', 'ShowCommand',
            'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'LANGUAGE_EXAMPLE', 'Code',
            'LanguageName', 'TrainFile', 'DevFile', 'DevtestFile', 'CorpusFolder', 'NewProfile', 'LikeProfile',
-           'BesideIt', 'ScriptName', 'FloresName', 'ShowAddition', 'languages', 'print_version', 'options', 'as_text',
-           'Words', 'completing', 'directions', 'pairs', 'require_notebooks', 'tell', 'run', 'option_value',
-           'hyper_options', 'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge', 'by_direction', 'prompts_of',
-           'study_choice', 'repair', 'expand', 'write_recording', 'probe', 'keep_text', 'read_input', 'write_output',
-           'translate', 'list_names', 'rebuild', 'plan', 'join_training', 'describe_launch', 'check_node',
-           'refuse_existing', 'expert_runs', 'train', 'finetune', 'add', 'overlap', 'collect', 'leave', 'main']
+           'BesideIt', 'ScriptName', 'FloresName', 'ShowAddition', 'languages', 'of_user', 'PathCommand', 'Commands',
+           'print_version', 'options', 'as_text', 'Words', 'completing', 'directions', 'pairs', 'require_notebooks',
+           'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge',
+           'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand', 'write_recording', 'probe', 'keep_text',
+           'read_input', 'write_output', 'translate', 'list_names', 'rebuild', 'plan', 'join_training',
+           'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune', 'add', 'overlap',
+           'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import atexit
@@ -37,14 +38,35 @@ import typer
 import typer.core
 
 from . import __version__
-from .core import UserError, check_path, collect_seldom, nearest, read_json, root
+from .core import UserError, at_home, check_path, check_place, collect_seldom, nearest, read_json, root
 from .settings import load, profiles, read_grids
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
 from .training.launch import accumulation, claimed, command as launch_command, job_of, launch
 
 # %% ../nbs/lib/cli.ipynb #772ccde4
-app = typer.Typer(
+def of_user(
+    value,     # of an option
+):             # the same; paths at home
+    "What the user gives. Raises UserError for a path behind which nothing can be."
+    if isinstance(value, (list, tuple)):
+        return [of_user(one) for one in value]
+    return check_place(at_home(value)) if isinstance(value, Path) else value
+
+class PathCommand(typer.core.TyperCommand):
+    "A command whose paths may begin with ~, however they are given."
+
+    def invoke(self, ctx):
+        ctx.params = {name: of_user(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+class Commands(typer.Typer):
+    "Commands of this kind."
+
+    def command(self, *words, cls=PathCommand, **options):
+        return super().command(*words, cls=cls, **options)
+
+app = Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -82,7 +104,7 @@ def as_text(
         shown = text.encode("ascii", "backslashreplace").decode()
         raise UserError(f"{option} {shown}: it holds bytes that are no UTF-8: write it in UTF-8") from None
 
-class Words(typer.core.TyperCommand):
+class Words(PathCommand):
     "A command whose texts are UTF-8 under every locale."
 
     def invoke(self, ctx):
@@ -161,7 +183,7 @@ def run(
     "Run one notebook with parameters; unknown and missing ones are refused."
     require_notebooks("run")
     runner.end_with_parent()
-    tell(*runner.run_notebook(notebook, pairs(p), force=force))
+    tell(*runner.run_notebook(at_home(notebook), pairs(p), force=force))
 
 # %% ../nbs/lib/cli.ipynb #64f3281c
 def option_value(text: str):   # bool, int, float or str
@@ -221,7 +243,7 @@ def merge_inputs(
     return given
 
 # %% ../nbs/lib/cli.ipynb #b508c65b
-class WithMethods(typer.core.TyperCommand):
+class WithMethods(PathCommand):
     "A command whose help ends with the merging methods."
 
     def format_epilog(self, ctx, formatter):
@@ -401,6 +423,8 @@ def repair(
 ):
     "Write one trunk and a small part for each direction; any further option --NAME VALUE is the trunk's method's."
     hyper, experts = hyper_options(ctx.args), by_direction(expert, "--expert", "FOLDER")
+    experts = {direction: of_user(Path(folder)) for direction, folder in experts.items()}
+    trunk = trunk and at_home(trunk)
     found = study_choice(recommended, profile, base, experts)
     base, experts = found.pop("base", base), found.pop("experts", experts)
     instructions = prompts_of(experts, by_direction(instruction, "--instruction", "TEXT"))
@@ -496,6 +520,7 @@ def probe(
     chunk: Chunk = 1024,
 ):
     "Record the gates and hidden states of one model on one direction, in one forward pass."
+    corpus = at_home(corpus)
     for path in (out, model, corpus):
         check_path(path)
     refuse_existing(out)
@@ -828,7 +853,7 @@ ScriptName = Annotated[str, typer.Option(
 FloresName = Annotated[str, typer.Option("--flores", help="Its name in FLORES+, only for that test set: kan_Knda.")]
 ShowAddition = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the sections and stop.")]
 
-languages = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Add a language to the study.")
+languages = Commands(no_args_is_help=True, rich_markup_mode=None, help="Add a language to the study.")
 app.add_typer(languages, name="language")
 
 # %% ../nbs/lib/cli.ipynb #471b2cda

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .core import UserError, atomic_dir, hub_hint, root, sha256
+from .core import UserError, at_home, atomic_dir, hub_hint, root, sha256
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -286,7 +286,7 @@ def find_base(
     spec = base_spec(name)
     if path := spec.get("path"):
         return root() / path, f"path {path}"
-    if path := os.environ.get("MMTMERGE_BASE"):
+    if path := at_home(os.environ.get("MMTMERGE_BASE", "")):
         check_base(Path(path), name)
         return Path(path), "path (MMTMERGE_BASE)"
     folder = Path(cache) / f"{name}-{spec.get('sha256', 'hub')[:12]}"

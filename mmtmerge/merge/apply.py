@@ -106,7 +106,10 @@ class Recipe:
         "The task vectors that this recipe merges. Raises UserError if base and experts do not suit the method."
         experts = named(experts)
         check_experts(self.definition, experts, self.hyper)
-        return TaskVectors(base, experts, parameters_to_merge(base, self.embeddings), self.seed, threads)
+        names, counts = parameters_to_merge(base, self.embeddings), layer_counts(headers(base))
+        for name in names if self.by_tensor else ():
+            self.at(name, counts)     # refuses what has no value, before the work
+        return TaskVectors(base, experts, names, self.seed, threads)
 
 # %% ../../nbs/lib/merge/apply.ipynb #90110d66
 def prepare(

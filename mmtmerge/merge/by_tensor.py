@@ -93,6 +93,7 @@ class ByTensor:
     "A hyper-parameter that depends on the tensor."
     conditions: tuple    # of Condition: the first that fits counts
     label: str = ""      # what it is, for messages
+    whole: bool = False  # it is a whole number for every tensor
 
     @property
     def numbers(self):
@@ -100,12 +101,15 @@ class ByTensor:
         return [number for condition in self.conditions for number in condition.values]
 
     def at(self, name, counts):
-        "The value for a tensor, given `layer_counts` of its model. Raises UserError if there is none."
+        "The value for a tensor, given `layer_counts` of its model. Raises UserError if there is none that suits."
         for condition in self.conditions:
             if condition.fits(name):
                 stack, layer = layer_of(name)
                 first, end = condition.layers[:2] if condition.layers else (0, counts.get(stack))
-                return interpolate(condition.values, position(layer, first, end))
+                value = interpolate(condition.values, position(layer, first, end))
+                if self.whole and value % 1:
+                    raise UserError(f"{self.label}: {value:g} for tensor {name!r} is no whole number")
+                return int(value) if self.whole else value
         raise UserError(f"{self.label}: no condition fits tensor {name!r}: add one without a filter")
 
     def __repr__(self):

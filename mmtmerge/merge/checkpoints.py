@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ..core import UserError, check_path, nearest
+from ..core import UserError, beside, check_path, nearest
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
@@ -74,7 +74,8 @@ def open_models(
         pairs = list(experts.items())
     name_of = {}
     for name, folder in pairs:
-        path = folder_of(folder).resolve()
+        stacked = isinstance(folder, Checkpoint) and folder.parts     # stacks of layers may begin with one model
+        path = id(folder) if stacked else folder_of(folder).resolve()
         first = name_of.get(path)
         also = f" and as {name}" if first != name else ""
         require(path not in name_of, f"{folder} is given twice, as expert {first}{also}")
@@ -171,7 +172,7 @@ def only_writer(
     out: Path,
 ):
     "Hold the name of an output. Raises UserError if another merge holds it."
-    path = out.parent / f".{out.name}.lock"
+    path = beside(out, ".lock")
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -188,7 +189,7 @@ def remove_leftovers(
     out: Path,
 ):
     "Remove what killed merges left under the name of an output."
-    pattern = re.compile(re.escape(f".{out.name}.") + r"[a-z0-9_]{8}\.partial")
+    pattern = re.compile(re.escape(beside(out, ".").name) + r"[a-z0-9_]{8}\.partial")
     for path in out.parent.iterdir():
         if pattern.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
@@ -201,7 +202,7 @@ def appearing_folder(
     "A folder that takes its name by one rename if the block ends well. Raises UserError if another has taken it."
     with only_writer(out):
         remove_leftovers(out)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=beside(out, ".").name, suffix=".partial"))
         try:
             work.chmod(0o755)
             yield work

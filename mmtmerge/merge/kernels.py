@@ -8,6 +8,8 @@ __all__ = ['TILE', 'LANES', 'compiled', 'kernel', 'summing_kernel', 'single', 's
            'variance', 'rounded', 'rounded_to_type', 'add_update', 'finite', 'digest']
 
 # %% ../../nbs/lib/merge/kernels.ipynb #edc1972b
+import contextlib
+
 import numpy as np
 from numba import config, njit, types
 from numba.extending import overload
@@ -15,20 +17,20 @@ from numba.extending import overload
 from ..core import cache_dir
 
 # %% ../../nbs/lib/merge/kernels.ipynb #51c9d3c1
+config.DISABLE_JIT = False     # whatever the environment says: storage types have no interpreted form
+
 def compiled(
     loop,        # a function
     **options,   # of numba.njit
 ):               # the compiled function
     "A loop in machine code, kept on disk where a folder can be written."
     options = dict(nogil=True, error_model="numpy") | options
+    usual = config.CACHE_DIR
     try:
-        return njit(cache=True, **options)(loop)
-    except RuntimeError:   # numba found no folder that it may write
-        usual = config.CACHE_DIR
-    try:
-        config.CACHE_DIR = str(cache_dir() / "numba")
-        return njit(cache=True, **options)(loop)
-    except RuntimeError:
+        for folder in (usual, str(cache_dir() / "numba")):
+            config.CACHE_DIR = folder
+            with contextlib.suppress(RuntimeError):   # numba found no folder that it may write
+                return njit(cache=True, **options)(loop)
         return njit(**options)(loop)
     finally:
         config.CACHE_DIR = usual

@@ -11,7 +11,7 @@ import shutil
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
-from ..core import UserError
+from ..core import UserError, beside
 from .checkpoints import check_settings, merge_checkpoints, new_folders, only_writer
 from .mergekit_adapters import check_adapter, merge_adapter, named_adapters
 from .mergekit_file import mapping_at, read_documents, with_models
@@ -99,7 +99,7 @@ def folder_beside(
     out: Path,
 ):              # yields a Path
     "A folder for intermediate results, which is gone at the end. Raises UserError if another merge works there."
-    parts = out.parent / f".{out.name}.parts"
+    parts = beside(out, ".parts")
     with only_writer(parts):
         shutil.rmtree(parts, ignore_errors=True)
         try:

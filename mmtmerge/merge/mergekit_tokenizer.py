@@ -30,8 +30,9 @@ def tokenizer_of(
     if whole is not None:
         where = f"{file}: tokenizer"
         require(isinstance(whole, dict), f"{where}: {whole!r} is no mapping with a key 'source'")
-        for key in whole:
-            require(key == "source", f"{where}: {key!r} is not supported, only 'source': it changes the vocabulary")
+        for key, value in whole.items():
+            said = key != "source" and value not in (None, {}, 0)
+            require(not said, f"{where}: {key!r} is not supported, only 'source': it changes the vocabulary")
         source = whole.get("source", "union")
     return source if source in (None, "base", "union") else model_folder(source, where)
 

@@ -130,7 +130,8 @@ def model_card(
     fixed = {key: getattr(recipe, key) for key in ("method", "preset", "lam", "embeddings", "seed")}
     hyper = {name: in_words(value) for name, value in recipe.hyper.items()}
     made = dict(dtype=str(dtype or "as the base").removeprefix("torch."), mmtmerge=__version__, torch=torch.__version__)
-    models, files = {"layers": base} if base.parts else {"base": base, **experts}, []
+    others = {who: expert for who, expert in experts.items() if expert is not base or not base.parts}
+    models, files = {"layers" if base.parts else "base": base, **others}, []
     for who, checkpoint in models.items():
         files += [(who, f"{file.parent.name}/{file.name}", hashes[file]) for file in checkpoint.files]
     parameters = table_rows((fixed | hyper | made | (notes or {})).items())

@@ -163,8 +163,8 @@ def check_number(
     allowed: Between = None,   # None: every finite number
 ):
     "Raises UserError unless it is a finite number of this kind in this range."
-    is_number = isinstance(number, (int, kind)) and not isinstance(number, bool)
-    if not is_number or not math.isfinite(number):
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+    if not is_number or kind is int and number % 1:
         words = "whole" if kind is int else "finite"
         raise UserError(f"{label} must be a {words} number: got {number!r}")
     if allowed and number not in allowed:

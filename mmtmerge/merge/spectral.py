@@ -79,13 +79,13 @@ def karcher_coordinates(
     mean = torch.eye(len(valid), dtype=torch.float64)[int(valid.nonzero()[0])]    # where the average is zero
     if length(weight) >= tol:
         mean = weight / length(weight)
-    for _ in range(max_iter):
+    for _ in range(int(max_iter)):
         dot = (cosines @ mean).clamp(-1, 1)
         angle = dot.acos()
         pull = torch.where(valid & (angle >= tol), weight * angle / angle.sin().clamp(min=1e-300), 0.)
         tangent = pull - (pull @ dot) * mean
         step = length(tangent)
-        if step < tol:
+        if step < tol or step == 0:
             break
         mean = step.cos() * mean + step.sin() / step * tangent
         if length(mean) > tol:

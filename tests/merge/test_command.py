@@ -42,6 +42,7 @@ def merge(models, monkeypatch, capsys):
             "--method dare --p 5e-1 --seed 7 --embeddings merge --threads 2",
             dict(method="dare", p=0.5, seed=7, embeddings="merge"),
         ),
+        ("--method karcher --max-iter 3.0 --tol 0", dict(method="karcher", max_iter=3, tol=0)),
         ("--method linear --dtype bfloat16", dict(method="linear", dtype="bfloat16")),
     ],
 )

@@ -62,3 +62,8 @@ def test_a_folder_that_can_be_written_is_used(installation, tmp_path, name):
 def test_a_cache_that_cannot_be_written_is_left_off(installation, tmp_path):
     done = installation(NUMBA_CACHE_DIR=str(tmp_path / "home/numba"), MMTMERGE_CACHE=str(tmp_path / "home/more"))
     assert done.stdout == "[2.0, 3.0]\n", done.stderr
+
+
+def test_loops_are_compiled_whatever_numba_is_told(installation, tmp_path):
+    done = installation(NUMBA_DISABLE_JIT="1", NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.stdout == "[2.0, 3.0]\n", done.stderr

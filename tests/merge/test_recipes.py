@@ -165,6 +165,9 @@ def test_what_changes_nothing(here, tmp_path, text):
 
 
 BROKEN = {
+    "a block for nothing": (TIES + "x: &p {weight: 1.0}\n", "unknown key 'x'"),
+    "one folder as two models": (TIES.replace("{model: $b", "{model: '$base@main'"), "written with a revision"),
+    "a revision of no folder": (TIES.replace("{model: $b", "{model: {model: {path: b, revision: x}}"), "'revision'"),
     "UTF-16": (TIES.encode("utf-16"), "not text in UTF-8"),
     "Latin-1": (("# modèle\n" + TIES).encode("latin-1"), "not text in UTF-8"),
     "empty": ("", "no mergekit configuration"),
@@ -278,7 +281,45 @@ def test_gradients_and_filters(here, tmp_path, text):
     equal(text, here, tmp_path)
 
 
+KARCHER = "merge_method: karcher\nmodels: [{model: $a}, {model: $b}, {model: $c}]\ndtype: float32\nparameters: {HOW}\n"
+MEANT = {
+    "a weight of yes": TIES.replace("weight: 0.5", "weight: yes"),
+    "weights of switches and numbers": TIES.replace("weight: 0.5", "weight: [true, false, 3]"),
+    "switches in words": TIES.replace(
+        "{density: .8}", "{density: [true, '0.5'], normalize: ['off', 'Yes'], int8_mask: '1', rescale: 1.0, lambda: on}"
+    ),
+    "switches by filters": varied("linear", "normalize: [{filter: mlp, value: 'n'}, {value: [no, 'T']}]"),
+    "filter_wise by layers": "merge_method: model_stock\nbase_model: $base\nmodels: [{model: $a}, {model: $b}]\n"
+    "parameters: {filter_wise: [0, 'on']}\ndtype: float32\n",
+    "whole numbers": KARCHER.replace("HOW", "max_iter: '20', tol: 0"),
+    "whole numbers by tensor": KARCHER.replace(
+        "HOW", "max_iter: [{filter: mlp, value: 3.0}, {value: [1, 4]}], tol: [0, 1e-3]"
+    ),
+}
+
+
+MEANT |= {
+    "a block for several": "x: &p {weight: 1.0}\ny: [&q {<<: *p}]\n" + TIES.replace("{weight: 0.5}", "{<<: *q}"),
+    "an empty block of tokens": TIES + "tokenizer: {source: base, tokens: {}, pad_to_multiple_of: null}\n",
+    "revisions": TIES.replace("{model: $b,", "{model: '$b@main',").replace("base: $base", "base: $base@x"),
+    "a revision in the long form": TIES.replace(
+        "{model: $b,",
+        "{model: {model: {path: $b, revision: v2}, override_architecture: LlamaForCausalLM},",
+    ),
+    "revisions of an adapter": TIES.replace("{model: $b,", "{model: '$b@main+$lora@x',"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text", MEANT.values(), ids=list(MEANT))
+def test_a_value_means_what_its_parameter_takes(here, tmp_path, text):
+    equal(text, here, tmp_path)
+
+
 UNFIT = {
+    "half a number": (KARCHER.replace("HOW", "max_iter: 2.5"), "max_iter: 2.5 is no whole number"),
+    "half a number between layers": (KARCHER.replace("HOW", "max_iter: [1, 2]"), "max_iter: 1.33333 for tensor"),
+    "no switch": (TIES.replace("{density: .8}", "{density: .8, normalize: 2}"), "normalize: 2 is no switch"),
     "no filter fits": (TIES.replace("weight: 0.5", "weight: [{filter: mlp, value: 1}]"), "no condition fits tensor"),
     "a filter as a list": (TIES.replace("weight: 0.5", "weight: [{filter: [a], value: 1}]"), "is no text"),
     "misspelt": (TIES.replace("weight: 0.5", "weight: [{fitler: mlp, value: 1}]"), "did you mean 'filter'?"),
@@ -323,7 +364,7 @@ SLICES = {
     "slerp, a value for each": sliced(
         "slerp", HALVES, TWO, own=[{"parameters": {"t": 0.2}}, {"parameters": {"t": [0.4, 0.9]}}]
     ),
-    "uneven": sliced("slerp", [[0, 1], [1, 4]], TWO, T),
+    "uneven": sliced("slerp", [[0, 1], ["1", 4.0]], TWO, T),
     "ties": sliced("ties", HALVES, ["$base", "$a", "$b"], "parameters: {weight: [.2, .9], density: .5}"),
     "linear": sliced("linear", HALVES, ["$base", "$a", "$b"], "parameters: {weight: [.2, .9]}"),
     "own parameters": """
@@ -348,13 +389,71 @@ def test_slices_that_are_a_plain_merge(here, tmp_path, text):
     equal(text, here, tmp_path)
 
 
+def stacked(method, *slices, more="", base="$base"):
+    "A file of slices with their own sources: (model, first layer, first behind, parameters)."
+    entries = []
+    for sources in slices:
+        entry = []
+        for model, first, end, *own in sources:
+            source = {"model": f"${model}", "layer_range": [first, end]}
+            entry.append(source | ({"parameters": own[0]} if own else {}))
+        entries.append({"sources": entry})
+    head = {"merge_method": method, "slices": entries, "dtype": "float32"} | ({"base_model": base} if base else {})
+    return yaml.safe_dump(head) + more
+
+
+WEIGHTS = "parameters: {weight: [.2, .9]}"
+STACKED = {
+    "a gap": sliced("slerp", [[0, 1], [2, 4]], TWO, T),
+    "twice": sliced("slerp", [[0, 4], [0, 4]], TWO, T),
+    "short": sliced("slerp", [[0, 3]], TWO, T),
+    "moved and repeated": stacked(
+        "linear", [("a", 2, 4), ("b", 2, 4)], [("a", 0, 3), ("b", 0, 3)], more=WEIGHTS, base=None
+    ),
+    "layers of other numbers": stacked("ties", [("base", 0, 3), ("a", 1, 4), ("b", 0, 3)], more=WEIGHTS),
+    "other models, each in its order": stacked(
+        "ties",
+        [("base", 0, 2), ("a", 0, 2, {"weight": 0.3}), ("b", 1, 3)],
+        [("c", 0, 2, {"weight": [0.1, 0.8]}), ("base", 2, 4), ("b", 2, 4, {"density": 0.5})],
+        more="parameters: {weight: .6, density: [{filter: mlp, value: .4}, {value: .7}]}",
+    ),
+    "a base that is averaged": stacked(
+        "karcher", [("a", 1, 3), ("base", 0, 2)], [("base", 0, 1), ("b", 3, 4)], more="parameters: {max_iter: [1, 4]}"
+    ),
+    "a base that is no source": stacked("linear", [("a", 1, 3), ("b", 1, 3)], more=WEIGHTS),
+    "an adapter": stacked("nuslerp", [("b+$lora", 1, 3), ("a", 0, 2), ("base", 0, 2)], more=WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("text", STACKED.values(), ids=list(STACKED))
+def test_slices_that_merge_stacks_of_layers(here, tmp_path, text):
+    "Layers left out, repeated, moved, of other numbers, of other models."
+    equal(text, here, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["qwen2"])
+def test_a_stack_knows_its_kinds_of_layers(here, tmp_path):
+    "Another depth, which mergekit cannot write for this architecture; the card names all models."
+    from transformers import AutoModelForCausalLM
+
+    by_us(Template(STACKED["layers of other numbers"]).substitute(here), tmp_path)
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert len(made.model.layers) == len(made.config.layer_types) == 3
+    card = (tmp_path / "ours/README.md").read_text()
+    assert all(f"| {who}/model.safetensors |" in card for who in ("base", "a", "b"))
+
+
 UNSLICED = {
-    "a gap": (sliced("slerp", [[0, 1], [2, 4]], TWO, T), "slice 2: layer_range"),
-    "twice": (sliced("slerp", [[0, 4], [0, 4]], TWO, T), "slice 2: layer_range"),
-    "short": (sliced("slerp", [[0, 3]], TWO, T), "another depth"),
+    "fewer sources": (stacked("linear", [("a", 0, 2), ("b", 0, 2)], [("a", 2, 4)], more=WEIGHTS), "slice 2: 1 sources"),
+    "ranges of other lengths": (stacked("linear", [("a", 0, 2), ("b", 0, 3)], more=WEIGHTS), "have [2, 3] layers"),
+    "a slice without the base": (
+        stacked("ties", [("base", 0, 2), ("a", 0, 2)], [("b", 2, 4), ("a", 2, 4)], more=WEIGHTS),
+        "is no source of each",
+    ),
     "no range": (sliced("slerp", [None], TWO, T), "slice 1, source 1: layer_range"),
     "no base": (sliced("ties", [[0, 4]], ["$a", "$b"], "parameters: {weight: 1}"), "the base"),
-    "two models copied": (sliced("passthrough", [[0, 4]], TWO), "slice 1: passthrough copies one model"),
+    "two models copied": (sliced("passthrough", [[0, 4]], TWO), "passthrough takes one model"),
     "layers that are not there": (sliced("passthrough", [[2, 6]], ["$a"]), "has 4 layers: 2 to 5 were asked for"),
     "a filter that moves": (
         sliced("passthrough", [[1, 3]], ["$a"], "parameters: {scale: [{filter: layers.0., value: 0}, {value: 1}]}"),
