@@ -15,7 +15,6 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from mmtmerge.merge.task_vectors import require
 
 INTERVAL = 0.02  # seconds between two looks at the memory
 PAGES = ("VmRSS", "RssAnon")  # resident pages of a process: with those of mapped files, and without
@@ -166,3 +165,4 @@ def machine():
         "python": platform.python_version(),
         **{package: installed(package) for package in PACKAGES},
     }
+from mmtmerge.core import require

@@ -47,10 +47,9 @@ import psutil
 import torch
 import typer
 
-from mmtmerge.core import UserError, nearest, write_json
+from mmtmerge.core import UserError, nearest, require, write_json
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.grid_search import Point, Sweep
-from mmtmerge.merge.task_vectors import require
 
 # beside this file
 from measuring import best_of, listed, machine, measure, read_and_write

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmtmerge.core import require
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.sce import variance_across_experts
-from mmtmerge.merge.task_vectors import TaskVectors, require
+from mmtmerge.merge.task_vectors import TaskVectors
 from mmtmerge.merge.thresholds import magnitudes
 
 STEP = 2**-7  # of bfloat16, relative

@@ -136,7 +136,7 @@ def check_weights(
     """Raises UserError if Transformers would not load a checkpoint whole; reads names and shapes, no numbers.
 
     Quantized weights are named by the library that reads them, so they are checked when they are loaded."""
-    from mmtmerge.merge.checkpoint_checks import quiet_transformers     # slow to import
+    from mmtmerge.merge.checkpoint_config import quiet_transformers     # slow to import
     if getattr(folder_config(folder), "quantization_config", None):
         return
     with quiet_transformers():

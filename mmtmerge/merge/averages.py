@@ -9,10 +9,11 @@ __all__ = ['linear_plain', 'accumulate', 'weighted_sum', 'effective_weights', 'l
 import torch
 from torch import Tensor
 
+from ..core import require
 from . import kernels
 from .registry import method
 from .sign_consensus import as_array, per_expert_column
-from .task_vectors import BLOCK, Parameter, array_block, flat_array, require, slices
+from .task_vectors import BLOCK, Parameter, array_block, flat_array, slices
 
 # %% ../../nbs/lib/merge/averages.ipynb #771eb148
 def linear_plain(

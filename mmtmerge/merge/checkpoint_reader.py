@@ -22,10 +22,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..core import UserError, check_path, hub_hint
+from ..core import UserError, check_path, hub_hint, require
 from .checkpoint_config import is_tied, tied_weights
 from .checkpoint_hints import folder_hint
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #2c337be9
 LFS_POINTER = b"version https://git-lfs"

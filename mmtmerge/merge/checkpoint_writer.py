@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ..core import UserError
+from ..core import UserError, require
 from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .by_tensor import layer_counts, unused_filters
 from .checkpoint_config import flat, has_effect
@@ -31,7 +31,7 @@ from .checkpoint_reader import TYPES, Checkpoint, read_content, read_object
 from mmtmerge.merge.checkpoint_tokenizers import (
     TOKENIZER_FILES, chat_templates, templates_of, text_of_token, tokenizer_names,
 )
-from .task_vectors import TaskVectors, finite, require
+from .task_vectors import TaskVectors, finite
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #7bb2f4ae
 def tensors_to_write(

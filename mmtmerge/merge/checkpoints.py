@@ -23,13 +23,12 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ..core import UserError, beside, check_path, nearest
+from ..core import UserError, beside, check_path, nearest, require
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import bytes_of, copy_other_files, other_files, tensors_to_write, write_merge
 from .model_card import hashing, model_card
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/checkpoints.ipynb #bbce56f9
 def open_model(

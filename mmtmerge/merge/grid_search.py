@@ -23,8 +23,8 @@ import torch
 import xxhash
 from tqdm.auto import tqdm
 
+from ..core import require
 from .apply import Recipe, apply_to_model, fingerprint, merged_task_vectors, prepare
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/grid_search.ipynb #8a7ddeb8
 def hashable(

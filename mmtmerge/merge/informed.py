@@ -13,9 +13,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from ..core import require
 from .averages import linear
 from .registry import Between, Fraction, method
-from .task_vectors import Parameter, TaskVectors, require, state
+from .task_vectors import Parameter, TaskVectors, state
 
 # %% ../../nbs/lib/merge/informed.ipynb #adf6ab33
 def diagonal_fisher(

@@ -11,10 +11,10 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..core import require
 from .by_tensor import BEFORE_LAYERS, layer_counts, layer_of
 from .checkpoint_config import difference, read_config
 from .checkpoint_reader import HEADS, Checkpoint
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/layer_stack.ipynb #7686b4e1
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core import UserError
-from .checkpoint_checks import quiet_transformers
+from ..core import UserError, require
+from .checkpoint_config import quiet_transformers
 from .checkpoint_reader import Checkpoint, read_object
 from .checkpoint_writer import copy_other_files
 from .mergekit_file import with_models
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_adapters.ipynb #25d6941c
 def adapted(

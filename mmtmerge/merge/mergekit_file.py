@@ -16,8 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from ..core import UserError, at_home, nearest, read_json
-from .task_vectors import require
+from ..core import UserError, at_home, nearest, read_json, require
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #6a9c0e11
 PLACES = ("model", "path", "base_model", "tokenizer_source", "source")     # keys beside which a model is named

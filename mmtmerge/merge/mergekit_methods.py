@@ -13,9 +13,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from ..core import require
 from .registry import Between, method
 from .spectral import combination
-from .task_vectors import Parameter, require
+from .task_vectors import Parameter
 
 # %% ../../nbs/lib/merge/mergekit_methods.ipynb #88860f4a
 @method("mergekit", experts=(1, 1))

@@ -11,12 +11,11 @@ import shutil
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
-from ..core import UserError, beside
+from ..core import UserError, beside, require
 from .checkpoints import check_settings, merge_checkpoints, new_folders, only_writer
 from .mergekit_adapters import check_adapter, merge_adapter, named_adapters
 from .mergekit_file import mapping_at, read_documents, with_models
 from .mergekit_yaml import check_keys, merge_arguments, unwrapped
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_multi.ipynb #fb8a6673
 def has_steps(file: Path) -> bool:

@@ -9,12 +9,11 @@ __all__ = ['layer_range', 'Slice', 'read_slice', 'plain_slices', 'listed_slices'
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import UserError
+from ..core import UserError, require
 from .checkpoint_reader import Checkpoint
 from .layer_stack import LayerStack, Piece
 from .mergekit_file import check_entry, mapping_at, model_folder
 from .mergekit_values import whole_number
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_slices.ipynb #622c5042
 def layer_range(

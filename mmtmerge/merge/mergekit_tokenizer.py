@@ -12,11 +12,10 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..core import UserError, nearest
+from ..core import UserError, nearest, require
 from .checkpoint_checks import chat_template, check_tokenizers, tokenizer_file
 from .checkpoint_reader import Checkpoint
 from .mergekit_file import model_folder
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #b2ae70ad
 def tokenizer_of(

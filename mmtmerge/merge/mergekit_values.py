@@ -11,9 +11,8 @@ from dataclasses import replace
 from inspect import Parameter
 from typing import Annotated, get_args, get_origin
 
-from ..core import UserError, nearest
+from ..core import UserError, nearest, require
 from .by_tensor import ByTensor, Condition
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_values.ipynb #6d0ee132
 ON, OFF = ("1", "on", "t", "true", "y", "yes"), ("0", "off", "f", "false", "n", "no")     # as Pydantic reads text

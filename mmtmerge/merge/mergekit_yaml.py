@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from ..core import UserError, nearest
+from ..core import UserError, nearest, require
 from .apply import Recipe
 from .by_tensor import ByTensor
 from .checkpoint_reader import Checkpoint
@@ -27,7 +27,6 @@ from .mergekit_slices import listed_slices, plain_slices, read_stacks, scopes_of
 from .mergekit_tokenizer import check_tokenizer_source, chosen_template
 from .mergekit_values import resolved
 from .registry import find_method
-from .task_vectors import require
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #47d40a75
 # mergekit's methods that have a lambda

@@ -12,10 +12,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from ..core import require
 from .random_masks import random_key, random_uniform
 from .registry import Between, Fraction, method
 from .task_arithmetic import generalized_task_arithmetic
-from .task_vectors import Parameter, require
+from .task_vectors import Parameter
 from .thresholds import Largest, expert_blocks, magnitudes
 
 # %% ../../nbs/lib/merge/pruning.ipynb #e17d534e

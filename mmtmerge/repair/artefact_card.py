@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..core import write_json
+from ..core import require, write_json
 from ..merge.checkpoint_reader import Checkpoint, read_object
 from ..merge.model_card import table_rows
-from ..merge.task_vectors import require
 
 # %% ../../nbs/lib/repair/artefact_card.ipynb #3c0ef02e
 FORMAT = 1

@@ -10,7 +10,7 @@ __all__ = ['FLOOR', 'LARGEST', 'draws', 'retention_draws', 'retention', 'point_r
 import numpy as np
 
 from .. import metrics
-from ..merge.task_vectors import require
+from ..core import require
 from .candidates import BASE, Candidate
 
 # %% ../../nbs/lib/repair/choose.ipynb #ea857b22

@@ -10,7 +10,8 @@ __all__ = ['BFLOAT16', 'ruled', 'statistics', 'encode_expert', 'switched', 'unif
 import math
 from collections.abc import Mapping
 
-from ..merge.task_vectors import headers, require
+from ..core import require
+from ..merge.task_vectors import headers
 from .parts import Difference, check_difference, decode, encode, one_thread, part_of
 from .parts import memory_bytes, stored_bytes, unified
 from .where import count_blocks, find_rule, parse_rules

@@ -16,11 +16,10 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from ..core import UserError
+from ..core import UserError, require
 from ..merge.checkpoint_reader import StoredTensor, map_tensor, read_header
 from ..merge.checkpoint_writer import TensorFile
 from ..merge.model_card import file_hash
-from ..merge.task_vectors import require
 from .where import is_projection
 
 # %% ../../nbs/lib/repair/part_files.ipynb #cfaf6242

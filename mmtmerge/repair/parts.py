@@ -20,9 +20,9 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ..core import UserError, nearest
+from ..core import UserError, nearest, require
 from ..merge.registry import Between, check_value
-from ..merge.task_vectors import finite, require, slices
+from ..merge.task_vectors import finite, slices
 from .kernels import add_product
 
 # %% ../../nbs/lib/repair/parts.ipynb #65026cc9

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import hub_hint, nearest
+from ..core import hub_hint, nearest, require
 from ..merge.apply import Recipe
 from ..merge.checkpoint_checks import check_compatible, check_loads
 from ..merge.checkpoint_reader import Checkpoint
@@ -24,7 +24,6 @@ from ..merge.checkpoint_writer import bytes_of
 from ..merge.checkpoints import bytes_needed, check_base_is_no_expert, check_outside
 from ..merge.model_card import in_words
 from ..merge.registry import METHODS
-from ..merge.task_vectors import require
 from .compose import ruled
 from .part_files import no_adapters
 from .parts import encode, part_of, stored_bytes

@@ -17,14 +17,14 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..core import nearest
+from ..core import nearest, require
 from ..merge.checkpoint_checks import check_written
 from ..merge.checkpoint_reader import Checkpoint
 from ..merge.checkpoint_writer import copy_other_files, tensors_to_write
 from ..merge.checkpoints import appearing_folder, bytes_needed, check_outside, check_room, check_settings
 from ..merge.checkpoints import explained_failures, new_folders
 from ..merge.model_card import file_hash
-from ..merge.task_vectors import require, state
+from ..merge.task_vectors import state
 from ..models import best_device, load_model
 from .artefact import read_shared, write_tensors
 from .artefact_card import ABOUT, read_about

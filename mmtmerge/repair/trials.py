@@ -16,10 +16,10 @@ import torch
 from fastcore.basics import patch
 
 from .. import metrics
+from ..core import require
 from ..merge.apply import Recipe, apply_to_tensor, merged_task_vectors
 from ..merge.by_tensor import layer_of
 from ..merge.grid_search import whole_lines
-from ..merge.task_vectors import require
 from ..probe.similarity import cka_pairs
 from .candidates import BASE, EXPERTS, JOINT, Candidate, Trunk
 from .compose import encode_expert, memory_in_models, size_in_models, switched, unify

@@ -14,9 +14,9 @@ import functools
 import re
 from dataclasses import dataclass, field
 
-from ..core import UserError, nearest
+from ..core import UserError, nearest, require
 from ..merge.by_tensor import layer_counts, layer_of
-from ..merge.task_vectors import embedding_names, require
+from ..merge.task_vectors import embedding_names
 from . import masks, parts, signs, sparse
 from .parts import check_part, find_part
 
