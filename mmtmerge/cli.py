@@ -382,6 +382,7 @@ Recommended = Annotated[str, typer.Option(
 StudyProfile = Annotated[str, typer.Option(
     help="Of the study that recommends: a profile of settings.ini.", autocompletion=PROFILES)]
 
+# %% ../nbs/lib/cli.ipynb #97a41469
 def study_choice(
     group: str,        # or None
     profile: str,

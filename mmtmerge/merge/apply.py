@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import UserError
+from ..core import UserError, require
 from . import kernels
 from .by_tensor import ByTensor, by_tensor, layer_counts, value_at
 from .registry import PER_EXPERT, check_hyper, find_method
 from .task_vectors import TaskVectors, array_block, check_finite, check_shapes, embedding_names
-from .task_vectors import flat_array, headers, named, one_each, require
+from .task_vectors import flat_array, headers, named, one_each
 from . import averages, dare, informed, mergekit_methods, pruning, sce, spectral  # noqa: F401
 from . import task_arithmetic, ties  # noqa: F401
 

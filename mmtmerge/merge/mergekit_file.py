@@ -68,6 +68,7 @@ def parts_of(
     known = given.keys() in ({"model"}, {"path"}, {"model", "lora"})
     return parts if fits and known else [], architecture
 
+# %% ../../nbs/lib/merge/mergekit_file.ipynb #6a9c0e14
 def one_form(
     value,         # a model, as YAML reads it
     seen: dict,    # is extended: model -> the forms in which it was written
@@ -126,6 +127,7 @@ def yaml_problem(
     except (ValueError, TypeError, RecursionError) as e:
         raise UserError(f"{file} is not YAML: {type(e).__name__}: {e}") from None
 
+# %% ../../nbs/lib/merge/mergekit_file.ipynb #3f1cbeb8
 def inside(
     nodes,     # of YAML
 ) -> set:      # identities
@@ -160,6 +162,7 @@ class EveryKeyOnce(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(problem=f"{twice!r} is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
+# %% ../../nbs/lib/merge/mergekit_file.ipynb #3f1cbeb7
 def read_documents(
     file: Path,    # YAML
 ) -> list:         # as YAML reads them
