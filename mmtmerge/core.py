@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOWHERE', 'HUB_NAME', 'COLLECT_AFTER', 'UserError', 'require', 'nearest', 'check_place', 'check_path', 'at_home',
            'find_root', 'root', 'settings_file', 'hub_hint', 'cache_dir', 'beside', 'write_json', 'read_json',
-           'atomic_dir', 'sweep_partials', 'locked', 'sha256', 'collect_seldom']
+           'atomic_dir', 'sweep_partials', 'locked', 'sha256', 'quiet_transformers', 'collect_seldom']
 
 # %% ../nbs/lib/core.ipynb #48866f01
 import contextlib
@@ -247,6 +247,21 @@ def sha256(
             while block := f.read(1 << 20):
                 h.update(block)
     return h.hexdigest()
+
+# %% ../nbs/lib/core.ipynb #33492857
+@contextlib.contextmanager
+def quiet_transformers():
+    "Without Transformers' progress bars and reports."
+    from transformers.utils import logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 # %% ../nbs/lib/core.ipynb #7e2b9a41
 COLLECT_AFTER = 50_000     # new containers; Python's own number is 700

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOCAL', 'SPACE', 'ASKED', 'SENTENCE', 'CHANGED', 'best_device', 'explained', 'folder_config', 'check_end',
-           'folder_tokenizer', 'refuse_missing', 'refuse_unexpected', 'check_weights', 'check_checkpoint', 'load_model',
-           'save_model', 'disk_mb', 'memory_mb', 'package_file', 'check_base', 'find_base', 'chat_template', 'name_of',
-           'chat_texts', 'end_of_sequence', 'turn_pattern', 'turn_place', 'sentence_place', 'turns', 'prompts',
-           'answers', 'check_ids', 'set_up']
+           'folder_tokenizer', 'refuse_missing', 'is_weight', 'refuse_unexpected', 'check_weights', 'check_checkpoint',
+           'load_model', 'save_model', 'disk_mb', 'memory_mb', 'package_file', 'check_base', 'find_base',
+           'chat_template', 'name_of', 'chat_texts', 'end_of_sequence', 'turn_pattern', 'turn_place', 'sentence_place',
+           'turns', 'prompts', 'answers', 'check_ids', 'set_up']
 
 # %% ../nbs/lib/models.ipynb #71488c01
 import contextlib
@@ -19,9 +19,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .core import UserError, at_home, atomic_dir, hub_hint, root, sha256
+from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, read_json, root, sha256
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -88,37 +89,41 @@ def folder_tokenizer(
 # %% ../nbs/lib/models.ipynb #8a96e834
 def refuse_missing(
     folder,          # as messages name it
+    model,           # as Transformers has loaded it
     report: dict,    # Transformers' loading report
 ):
-    "Raises UserError if a model has tensors that its checkpoint lacks or holds in another shape."
-    if not (report["missing_keys"] or report["mismatched_keys"]):
-        return
-    from mmtmerge.merge.checkpoint_reader import is_recomputed     # slow to import
+    "Raises UserError if a model has weights that its checkpoint lacks or holds in another shape."
+    weights = dict(model.named_parameters())
     mend = "fetch or save it again, whole, from inside any wrapper, and with the config.json that belongs to it"
     dropped = sorted(report["unexpected_keys"])
     instead = f" and holds {dropped[0]!r}, for which the model has no place" if dropped else ""
     for name in sorted(report["missing_keys"]):
-        if not is_recomputed(name, ()):
+        if name in weights:    # the others are buffers, which are computed
             lacks = f"{folder} lacks the tensor {name!r}{instead}"
             raise UserError(f"{lacks}: Transformers would draw it at random: {mend}")
     for name, ours, expected in sorted(report["mismatched_keys"]):
         raise UserError(f"{folder}: tensor {name!r} is {tuple(ours)}, by config.json {tuple(expected)}: {mend}")
+
+def is_weight(
+    name: str,
+    stored,     # slice of a safetensors file
+) -> bool:      # False: a buffer, such as a mask or the frequencies of positions
+    "Whether a tensor is something that was learned."
+    floating = stored.get_dtype().startswith(("F", "BF"))
+    return floating and (name.endswith(".weight") or name.endswith(".bias") and len(stored.get_shape()) == 1)
 
 def refuse_unexpected(
     folder: Path,
     report: dict,    # Transformers' loading report
 ):
     "Raises UserError if a checkpoint holds weights for which its model has no place."
-    if not report["unexpected_keys"]:
-        return
-    from mmtmerge.merge.checkpoint_reader import is_recomputed, read_headers, weight_files     # slow to import
-    stored = read_headers(weight_files(Path(folder))[0])
-    for name in sorted(report["unexpected_keys"]):
-        t = stored.get(name)
-        if t and (not t.dtype.is_floating_point or is_recomputed(name, t.shape)):
-            continue
-        raise UserError(f"{folder}: Transformers would drop the tensor {name!r}: its config.json is not its own, "
-                        "or the tensor does not belong there, then remove it")
+    dropped = set(report["unexpected_keys"])
+    for file in sorted(Path(folder).glob("*.safetensors")) if dropped else ():
+        with safe_open(file, "pt") as stored:
+            for name in sorted(dropped & set(stored.keys())):
+                if is_weight(name, stored.get_slice(name)):
+                    raise UserError(f"{folder}: Transformers would drop the tensor {name!r}: its config.json is not "
+                                    "its own, or the tensor does not belong there, then remove it")
 
 # %% ../nbs/lib/models.ipynb #7467d5ee
 def _whole_model(folder, **how):
@@ -126,7 +131,7 @@ def _whole_model(folder, **how):
     how |= LOCAL | dict(use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
     with explained(folder, "correct what the cause names, or make the folder again"):
         model, report = AutoModelForCausalLM.from_pretrained(folder, **how)
-    refuse_missing(folder, report)
+    refuse_missing(folder, model, report)
     refuse_unexpected(folder, report)
     return model
 
@@ -136,7 +141,6 @@ def check_weights(
     """Raises UserError if Transformers would not load a checkpoint whole; reads names and shapes, no numbers.
 
     Quantized weights are named by the library that reads them, so they are checked when they are loaded."""
-    from mmtmerge.merge.checkpoint_config import quiet_transformers     # slow to import
     if getattr(folder_config(folder), "quantization_config", None):
         return
     with quiet_transformers():
@@ -232,7 +236,7 @@ def _from_hub(spec):
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError):
         return None
-    refuse_missing(name, report)
+    refuse_missing(name, model, report)
     return model, tokenizer, f"hub {name}"
 
 # %% ../nbs/lib/models.ipynb #a177d072
@@ -244,8 +248,8 @@ def check_base(
     where = f"MMTMERGE_BASE={folder}"
     if not (folder / "config.json").exists():
         raise UserError(f"{where} holds no config.json: set it to a local Hugging Face folder")
-    from mmtmerge.merge.checkpoint_reader import read_object     # slow to import
-    config = read_object(folder / "config.json")
+    with explained(where, "correct its config.json, or fetch it again"):
+        config = read_json(folder / "config.json")
     stated = section("shape", name) if name in named_sections("shape") else {}
     for ours, theirs in (("hidden", "hidden_size"), ("blocks", "num_hidden_layers")):
         if ours in stated and config.get(theirs) != stated[ours]:

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 import xxhash
 
-from ..core import UserError, cache_dir, read_json, require, write_json
-from .checkpoint_config import difference, is_tied, quiet_transformers, read_config
+from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
+from .checkpoint_config import difference, is_tied, read_config
 from .checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint, is_recomputed, read_content
 from mmtmerge.merge.checkpoint_tokenizers import (

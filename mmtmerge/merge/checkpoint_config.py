@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRUTH', 'LENGTHS', 'BEFORE', 'NOW', 'ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'WITHOUT_EFFECT', 'CONTEXT',
-           'SHORT_FOR', 'SAID_ELSEWHERE', 'NEVER_READ', 'quiet_transformers', 'read_config', 'code_of', 'is_read',
-           'entry', 'is_tied', 'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat', 'has_effect',
-           'compared', 'listed', 'meaning', 'both_meanings', 'same_activation', 'same_value', 'difference']
+           'SHORT_FOR', 'SAID_ELSEWHERE', 'NEVER_READ', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied',
+           'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat', 'has_effect', 'compared', 'listed',
+           'meaning', 'both_meanings', 'same_activation', 'same_value', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
-import contextlib
 import functools
 import inspect
 import json
@@ -18,21 +17,6 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-
-# %% ../../nbs/lib/merge/checkpoint_config.ipynb #33492857
-@contextlib.contextmanager
-def quiet_transformers():
-    "Without Transformers' progress bars and reports."
-    from transformers.utils import logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #38d4296c
 def read_config(

@@ -12,8 +12,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core import UserError, require
-from .checkpoint_config import quiet_transformers
+from ..core import UserError, quiet_transformers, require
 from .checkpoint_reader import Checkpoint, read_object
 from .checkpoint_writer import copy_other_files
 from .mergekit_file import with_models
