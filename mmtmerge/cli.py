@@ -64,6 +64,7 @@ class Commands(typer.Typer):
     "Commands of this kind."
 
     def command(self, *words, cls=PathCommand, **options):
+        "Register a command."
         return super().command(*words, cls=cls, **options)
 
 app = Commands(
