@@ -859,7 +859,7 @@ languages = Commands(no_args_is_help=True, rich_markup_mode=None, help="Add a la
 app.add_typer(languages, name="language")
 
 # %% ../nbs/lib/cli.ipynb #471b2cda
-@languages.command(epilog=LANGUAGE_EXAMPLE)
+@languages.command(cls=Words, epilog=LANGUAGE_EXAMPLE)
 def add(
     code: Code,
     name: LanguageName,

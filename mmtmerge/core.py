@@ -51,7 +51,7 @@ def nearest(
 # %% ../nbs/lib/core.ipynb #77c41c77
 NOWHERE = {
     errno.ELOOP: "its links lead in a circle",
-    errno.ENOTDIR: "a part of it is a file, no folder",
+    errno.ENOTDIR: "a part of it is a file, not a folder",
     errno.ENAMETOOLONG: "the path is too long",
 }
 

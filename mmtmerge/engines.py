@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from . import vllm_worker
-from .core import UserError, atomic_dir, cache_dir, nearest, sha256
+from .core import UserError, at_home, atomic_dir, cache_dir, nearest, sha256
 from .models import best_device, check_weights, folder_tokenizer, load_model, memory_mb, save_model
 from .script import allowed_ids, restrictions
 from .translate import Translations, ask, generate, read
@@ -268,7 +268,7 @@ class CTranslate2(Engine):
 # %% ../nbs/lib/engines.ipynb #b68178d0
 def _vllm_python() -> str:
     "The Python of vLLM's environment. Raises UserError if MMTMERGE_VLLM names none."
-    python = os.environ.get("MMTMERGE_VLLM")
+    python = at_home(os.environ.get("MMTMERGE_VLLM", ""))
     if python and os.access(python, os.X_OK) and not Path(python).is_dir():
         return python
     raise UserError(

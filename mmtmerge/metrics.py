@@ -93,7 +93,7 @@ def fitting_tokeniser(
             lacking.append(name)
             continue
         rest = f"; sacreBLEU cannot use {', '.join(lacking)} here" if lacking else ""
-        return name, f"BLEU's tokeniser is {name}, as spaces do not tell its words{rest}"
+        return name, f"BLEU's tokeniser is {name}, because spaces do not separate its words{rest}"
 
 # %% ../nbs/lib/metrics.ipynb #e55f8573
 def words_note(

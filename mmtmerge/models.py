@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOCAL', 'SPACE', 'ASKED', 'SENTENCE', 'CHANGED', 'best_device', 'explained', 'folder_config', 'check_end',
-           'folder_tokenizer', 'refuse_missing', 'is_weight', 'refuse_unexpected', 'check_weights', 'check_checkpoint',
-           'load_model', 'save_model', 'disk_mb', 'memory_mb', 'package_file', 'check_base', 'find_base',
-           'chat_template', 'name_of', 'chat_texts', 'end_of_sequence', 'turn_pattern', 'turn_place', 'sentence_place',
-           'turns', 'prompts', 'answers', 'check_ids', 'set_up']
+           'folder_tokenizer', 'refuse_missing', 'is_weight', 'weight_files', 'refuse_unexpected', 'stored_shapes',
+           'check_weights', 'check_checkpoint', 'load_model', 'save_model', 'disk_mb', 'memory_mb', 'package_file',
+           'check_base', 'find_base', 'chat_template', 'name_of', 'chat_texts', 'end_of_sequence', 'turn_pattern',
+           'turn_place', 'sentence_place', 'turns', 'prompts', 'answers', 'check_ids', 'set_up']
 
 # %% ../nbs/lib/models.ipynb #71488c01
 import contextlib
@@ -22,7 +22,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, read_json, root, sha256
+from .buffers import is_recomputed
+from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, root, sha256
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -36,7 +37,7 @@ def explained(
     what: str,    # that is read, with its folder
     mend: str,    # what to do where it cannot be
 ):
-    "Whatever is raised while something is read, as UserError with the cause; but want of memory as it is."
+    "Whatever is raised while something is read, as UserError with the cause; MemoryError is passed on."
     try:
         yield
     except (UserError, MemoryError):
@@ -94,7 +95,8 @@ def refuse_missing(
 ):
     "Raises UserError if a model has weights that its checkpoint lacks or holds in another shape."
     weights = dict(model.named_parameters())
-    mend = "fetch or save it again, whole, from inside any wrapper, and with the config.json that belongs to it"
+    mend = ("fetch or save it again, whole, without a wrapper such as DDP or torch.compile, "
+            "and with the config.json that belongs to it")
     dropped = sorted(report["unexpected_keys"])
     instead = f" and holds {dropped[0]!r}, for which the model has no place" if dropped else ""
     for name in sorted(report["missing_keys"]):
@@ -104,21 +106,33 @@ def refuse_missing(
     for name, ours, expected in sorted(report["mismatched_keys"]):
         raise UserError(f"{folder}: tensor {name!r} is {tuple(ours)}, by config.json {tuple(expected)}: {mend}")
 
+# %% ../nbs/lib/models.ipynb #8a96e835
 def is_weight(
     name: str,
     stored,     # slice of a safetensors file
 ) -> bool:      # False: a buffer, such as a mask or the frequencies of positions
     "Whether a tensor is something that was learned."
-    floating = stored.get_dtype().startswith(("F", "BF"))
-    return floating and (name.endswith(".weight") or name.endswith(".bias") and len(stored.get_shape()) == 1)
+    return stored.get_dtype().startswith(("F", "BF")) and not is_recomputed(name, tuple(stored.get_shape()))
+
+def weight_files(
+    folder: Path,
+) -> list:      # of Path
+    "The safetensors files that Transformers reads."
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists() or not index.exists():
+        return [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
 
 def refuse_unexpected(
     folder: Path,
+    model,           # as Transformers has loaded it
     report: dict,    # Transformers' loading report
 ):
     "Raises UserError if a checkpoint holds weights for which its model has no place."
     dropped = set(report["unexpected_keys"])
-    for file in sorted(Path(folder).glob("*.safetensors")) if dropped else ():
+    if not dropped or type(model).config_class is not type(folder_config(folder)):
+        return    # a part of a model, such as the text model of one that sees
+    for file in weight_files(Path(folder)):
         with safe_open(file, "pt") as stored:
             for name in sorted(dropped & set(stored.keys())):
                 if is_weight(name, stored.get_slice(name)):
@@ -132,8 +146,18 @@ def _whole_model(folder, **how):
     with explained(folder, "correct what the cause names, or make the folder again"):
         model, report = AutoModelForCausalLM.from_pretrained(folder, **how)
     refuse_missing(folder, model, report)
-    refuse_unexpected(folder, report)
+    refuse_unexpected(folder, model, report)
     return model
+
+def stored_shapes(
+    folder: Path,
+) -> dict:      # name -> tensor of its shape, without memory
+    "The tensors of a checkpoint, without their numbers."
+    shapes = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as stored:
+            shapes |= {name: torch.empty(stored.get_slice(name).get_shape(), device="meta") for name in stored.keys()}
+    return shapes
 
 def check_weights(
     folder: Path,    # a Hugging Face checkpoint folder
@@ -141,10 +165,17 @@ def check_weights(
     """Raises UserError if Transformers would not load a checkpoint whole; reads names and shapes, no numbers.
 
     Quantized weights are named by the library that reads them, so they are checked when they are loaded."""
-    if getattr(folder_config(folder), "quantization_config", None):
+    folder, config = Path(folder), folder_config(folder)
+    if getattr(config, "quantization_config", None):
         return
-    with quiet_transformers():
-        _whole_model(folder, device_map="meta")
+    how = dict(device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True)
+    with quiet_transformers(), explained(folder, "correct what the cause names, or make the folder again"):
+        shapes = stored_shapes(folder)
+        with torch.device("meta"):
+            kind = type(AutoModelForCausalLM.from_config(config))
+        model, report = kind.from_pretrained(None, config=config, state_dict=shapes, **how)
+    refuse_missing(folder, model, report)
+    refuse_unexpected(folder, model, report)
 
 # %% ../nbs/lib/models.ipynb #ce8adcaa
 def check_checkpoint(
@@ -249,7 +280,7 @@ def check_base(
     if not (folder / "config.json").exists():
         raise UserError(f"{where} holds no config.json: set it to a local Hugging Face folder")
     with explained(where, "correct its config.json, or fetch it again"):
-        config = read_json(folder / "config.json")
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     stated = section("shape", name) if name in named_sections("shape") else {}
     for ours, theirs in (("hidden", "hidden_size"), ("blocks", "num_hidden_layers")):
         if ours in stated and config.get(theirs) != stated[ours]:
@@ -289,7 +320,7 @@ def find_base(
     "The base from the first source that answers. Raises UserError if none does."
     spec = base_spec(name)
     if path := spec.get("path"):
-        return root() / path, f"path {path}"
+        return root() / at_home(path), f"path {path}"
     if path := at_home(os.environ.get("MMTMERGE_BASE", "")):
         check_base(Path(path), name)
         return Path(path), "path (MMTMERGE_BASE)"
@@ -453,7 +484,7 @@ def check_ids(
         if ids and max(ids) >= rows:
             name = getattr(model, "name_or_path", "") or "the model"
             raise UserError(f"sentence {number} of these holds the token {max(ids)}, and {name} has {rows}: "
-                            "its tokenizer is another model's, or the sentence holds a token that it was not given")
+                            "its tokenizer is another model's, or its embeddings were not enlarged for added tokens")
 
 # %% ../nbs/lib/models.ipynb #6edb5048
 def set_up(study):

@@ -95,7 +95,7 @@ def nested(
     return out
 
 # %% ../nbs/lib/settings.ipynb #db47b12e
-INLINE = re.compile(r"\s[;#]")     # what looks like a comment; a prompt may hold ###
+INLINE = re.compile(r"\s[;#]\s")     # what looks like a comment; a prompt may hold ###, a path #1
 
 @functools.lru_cache(maxsize=8)
 def parsed(
@@ -108,7 +108,7 @@ def parsed(
     parser.read_string(text, source=source)
     for name, values in parser.items():
         for key, written in values.items():
-            if INLINE.search(written) and (key != "prompt" or ";" in written):
+            if INLINE.search(written):
                 raise UserError(f"{source}, [{name}]: {key} = {written}: comments stand on lines of their own")
     return parser
 
@@ -819,7 +819,7 @@ def check_together(
     if 0 < values["max_words"] < values["min_words"]:
         refuse("no sentence has that length", "min_words", "max_words")
     if not values["new_token_ratio"] and not values["new_token_extra"]:
-        refuse("a translation has no token then", "new_token_ratio", "new_token_extra")
+        refuse("no token could be written", "new_token_ratio", "new_token_extra")
 
 # %% ../nbs/lib/settings.ipynb #f4be0161
 def read_language(
@@ -853,7 +853,8 @@ def described_languages(
     known = {code: read_language(code, ini[f"language {code}"]) for code in codes}
     names = [language.name for language in known.values()]
     if len({*names}) < len(names):
-        raise UserError(f"{settings_file()}: two of the languages {' '.join(known)} have one name: prompts mix them up")
+        raise UserError(f"{settings_file()}: two of the languages {' '.join(known)} have one name: "
+                        "prompts could not tell them apart")
     return known
 
 # %% ../nbs/lib/settings.ipynb #d574fca7

@@ -24,7 +24,7 @@ from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write
 from .engines import ENGINES, check_keep, open_engine
 from .models import check_weights, end_of_sequence, folder_config, folder_tokenizer, turns
 from .script import Script
-from .settings import Direction, Language, known_name, load, named_sections, sections
+from .settings import Direction, Language, known_name, load, named_sections, read_language, sections
 from .study.cost import BYTES
 from .translate import Translations, source_length
 
@@ -32,7 +32,7 @@ from .translate import Translations, source_length
 def described_language(code: str) -> Language:
     "A language that settings.ini has a section for. Raises UserError if there is none."
     known_name(code, named_sections("language"), "language")
-    return Language(code, **sections()[f"language {code}"])
+    return read_language(code, sections()[f"language {code}"])
 
 
 def languages_of(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import UserError, find_root, nearest, sha256
+from ..core import UserError, at_home, find_root, nearest, sha256
 from .rows import json_rows, numbered_lines, require_text
 from ..settings import Direction
 
@@ -108,7 +108,7 @@ class Corpus:
     def open(cls, name="embedded", wide=False):
         "The corpus of this package, by the name `embedded`, or a folder of the user's. Raises UserError if it is none."
         here = Path(resources.files("mmtmerge") / "data" / "corpus")
-        folder = here if name == "embedded" else Path(name).expanduser()
+        folder = here if name == "embedded" else Path(at_home(name))
         if not folder.is_dir() and find_root():     # settings.ini names folders from the project's root
             folder = find_root() / folder
         if not folder.is_dir():

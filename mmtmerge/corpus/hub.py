@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import UserError, nearest
+from ..core import UserError, at_home, nearest
 from .contamination import overlaps, testset_runs
 from .embedded import SPLITS, sides_of, within
 from .splits import check_names, hash_copy, load_split, readable, short_digest, version_of
@@ -93,7 +93,7 @@ def switches(self: HubCorpus) -> set:
 @patch(as_prop=True)
 def train_columns(self: HubCorpus) -> list:
     "Columns of the pivot and of the other language. Raises UserError if they are not two."
-    columns = self.spec["train_columns"].split()
+    columns = self.spec.get("train_columns", "").split()
     if len(set(columns)) != 2 or len(columns) != 2:
         said = f"settings.ini, [corpus {self.name}]: train_columns = {' '.join(columns)}"
         raise UserError(f"{said}: name two columns, the one of {self.pivot} first")
@@ -101,8 +101,8 @@ def train_columns(self: HubCorpus) -> list:
 
 @patch
 def check(self: HubCorpus):
-    "Raises UserError if a value of the section says nothing."
-    return self.switches, self.train_columns
+    "Raises UserError if a value of the section cannot be used."
+    return self.switches, self.train_columns if "train" in self.spec else None
 
 # %% ../../nbs/lib/corpus/hub.ipynb #9788ad50
 def rename_columns(
@@ -309,7 +309,7 @@ def hash(
     described = json.dumps([self.pivot, self.codes, *used], sort_keys=True)
     digest = hashlib.sha256(described.encode())
     named = [values[key] for values in used for key in ("train", "repo") if key in values]
-    for folder in sorted({Path(name).expanduser() for name in named}):
+    for folder in sorted({Path(at_home(name)) for name in named}):
         if folder.is_dir():
             hash_copy(digest, folder)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import itertools
 import json
 from pathlib import Path
 
-from ..core import UserError, nearest
+from ..core import UserError, at_home, nearest
 from .rows import TEXT, json_rows, require_text, text_fault
 
 # %% ../../nbs/lib/corpus/splits.ipynb #9936b0a1
@@ -260,7 +260,7 @@ def load_split(
     "Columns of a split, memory-mapped. Raises UserError if it is gated, broken, missing or cannot be reached."
     import datasets
     from datasets.exceptions import DatasetNotFoundError
-    folder = Path(repo).expanduser()
+    folder = Path(at_home(repo))
     where = f"settings.ini, {section}: {repo}" if section else repo
     try:
         with readable(where, config):
@@ -293,7 +293,7 @@ def version_of(
     revision: str = None,   # commit of the hub's repository
 ) -> str:
     "What a data set holds now: the state of a copy, or the hub's commit."
-    folder = Path(repo).expanduser()
+    folder = Path(at_home(repo))
     if folder.is_dir():
         return copy_state(folder)
     from huggingface_hub import HfApi

@@ -272,7 +272,8 @@ def unlike_templates(
     ours = chat_templates(base.folder)
     theirs = {who: chat_templates(expert.folder) for who, expert in experts.items()}
     unlike = [who for who, texts in theirs.items() if any(text != ours.get(name) for name, text in texts.items())]
-    return {"chat template": f"the base's, not that of {', '.join(unlike)}"} if unlike else {}
+    kept = "the base's" if ours else "none, as the base"
+    return {"chat template": f"{kept}, not that of {', '.join(unlike)}"} if unlike else {}
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #5fb2aa4d
 def check_tokenizers(

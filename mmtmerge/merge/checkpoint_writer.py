@@ -355,7 +355,8 @@ def left_behind(
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #6dcac67b
 SAVED = (
     "transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype", "use_cache", "architectures",
-    "_from_model_config", "chat_template", "added_tokens_decoder", "tokenizer_file", "auto_map",
+    "_from_model_config", "chat_template", "added_tokens_decoder", "tokenizer_file", "auto_map", "backend", "is_local",
+    "local_files_only", "extra_special_tokens", "additional_special_tokens",
 )
 
 def entries(

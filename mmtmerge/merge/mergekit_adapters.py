@@ -23,8 +23,9 @@ def adapted(
 ) -> tuple:      # (model, adapter), or None
     "The two parts of a model with an adapter."
     if isinstance(value, str) and "+" in value and not os.path.exists(value):
-        model, _, adapter = value.partition("+")
-        return model, adapter
+        model = next((value[:i] for i, c in enumerate(value) if c == "+" and os.path.isdir(value[:i])), None)
+        model = model or value.partition("+")[0]     # a folder's own name may hold +
+        return model, value[len(model) + 1:]
     if not isinstance(value, Mapping) or not value.get("lora"):
         return None
     parts = [part.get("path") if isinstance(part, Mapping) else part for part in (value.get("model"), value["lora"])]

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from ..core import UserError, at_home, nearest, read_json, require
+from ..core import UserError, at_home, nearest, require
+from .checkpoint_reader import read_object
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #6a9c0e11
 PLACES = ("model", "path", "base_model", "tokenizer_source", "source")     # keys beside which a model is named
@@ -37,7 +38,7 @@ def with_models(
 def architecture_of(folder: str) -> str:     # None where it says nothing
     "The architecture that a checkpoint names first."
     file = Path(folder) / "config.json"
-    named = read_json(file).get("architectures") if file.exists() else None
+    named = read_object(file).get("architectures") if file.exists() else None
     return named[0] if named else None
 
 def folder_at(
@@ -150,7 +151,7 @@ class EveryKeyOnce(yaml.SafeLoader):
     def construct_document(self, node):
         "Without the keys at the top that only hold what is used elsewhere."
         if isinstance(node, yaml.MappingNode):
-            known = [key.value in (*KEYS, *UNSUPPORTED) for key, _ in node.value]
+            known = [key.value in (*KEYS, *UNSUPPORTED, "<<") for key, _ in node.value]
             used = inside(value for (_, value), keep in zip(node.value, known) if keep)
             node.value = [pair for pair, keep in zip(node.value, known) if keep or not used & inside(pair[1:])]
         return super().construct_document(node)

@@ -246,7 +246,7 @@ def sliced(
         return config | {"slices": slices}, {}
     first = base if method not in BASELESS else None
     everywhere = first is None or all(first in piece.own for piece in slices)
-    require(everywhere, f"{file}: slices: the base {base} is no source of each, which mergekit asks for")
+    require(everywhere, f"{file}: slices: the base {base} must be a source of every slice")
     stacks, slices = read_stacks(slices, first, base, file)
     return config | {"slices": slices, "base_model": "source 1" if first else None}, stacks
 

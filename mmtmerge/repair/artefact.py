@@ -294,8 +294,8 @@ def repair_checkpoints(
     repair = Repair(
         base, experts, find_trunk(trunk, base, hyper, **merge), rules, instructions, retention,
         dtype and getattr(torch, dtype), seed, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
-    adapters = choose_adapters(repair, adapters)
     notes = check_repair(repair, out, tokenizer)
+    adapters = choose_adapters(repair, adapters)
     notes = make_artefact(repair, out, adapters, remote_code, notes)
     if progress:
         for subject, text in notes.items():

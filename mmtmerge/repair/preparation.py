@@ -149,6 +149,8 @@ def check_repair(
     tokenizer: bool,    # refuse models with another tokenizer
 ) -> dict:              # what a reader of the artefact must know: subject -> text
     "Raises UserError if the models, the trunk and the rules do not fit each other."
+    others = {} if repair.trunk.checkpoint is repair.base else {"trunk": repair.trunk.checkpoint}
+    notes = check_compatible(repair.base, repair.experts | others, tokenizer)    # first: it may leave tensors out
     text = rules_text(repair.rules)
     require(repair.rule_of, f"the rules {text!r} fit no tensor of {repair.base.folder}: write projections=low_rank(2)")
     shared = sharing(repair)
@@ -157,8 +159,6 @@ def check_repair(
     if repair.trunk.recipe:
         repair.trunk.recipe.task_vectors(repair.base, repair.experts)
         check_base_is_no_expert(repair.trunk.recipe, repair.base, repair.experts)
-    others = {} if repair.trunk.checkpoint is repair.base else {"trunk": repair.trunk.checkpoint}
-    notes = check_compatible(repair.base, repair.experts | others, tokenizer)
     check_outside(out, repair.models)
     check_loads(repair.trunk.checkpoint)
     return notes

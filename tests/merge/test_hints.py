@@ -2,12 +2,15 @@
 from pathlib import Path
 
 import pytest
+from models_on_disk import put
 from typer.testing import CliRunner
 
 from mmtmerge import cli
 from mmtmerge.core import UserError, hub_hint
 from mmtmerge.merge import apply  # noqa: F401
 from mmtmerge.merge.checkpoint_reader import check_folder
+from mmtmerge.merge.mergekit_adapters import adapted
+from mmtmerge.merge.mergekit_file import read_yaml
 from mmtmerge.merge.method_list import hyper_lines, method_list
 from mmtmerge.merge.registry import FROM_DATA, METHODS, check_names, find_method
 from mmtmerge.models import load_model
@@ -67,3 +70,18 @@ def test_help_of_merge_ends_with_the_methods():
     shown = CliRunner().invoke(cli.app, ["merge", "--help"])
     assert shown.exit_code == 0
     assert "--shard-gb" in shown.output and method_list() in shown.output
+
+
+def test_a_merge_key_at_the_top_of_a_file(tmp_path):
+    "What it brings counts, and what only it uses is no unknown key."
+    put(tmp_path / "a.yml", "common: &c {dtype: bfloat16}\n<<: *c\nmerge_method: linear\nmodels: []\n")
+    assert read_yaml(tmp_path / "a.yml") == dict(dtype="bfloat16", merge_method="linear", models=[])
+    text = "p: &p {weight: 1}\nextra: &d {dtype: bfloat16, parameters: *p}\n<<: *d\nparameters: *p\nmodels: []\n"
+    put(tmp_path / "b.yml", text)
+    assert read_yaml(tmp_path / "b.yml")["dtype"] == "bfloat16"
+
+
+def test_a_plus_in_the_name_of_a_folder(tmp_path):
+    (tmp_path / "c++/base").mkdir(parents=True)
+    assert adapted(f"{tmp_path}/c++/base+lora") == (f"{tmp_path}/c++/base", "lora")
+    assert adapted("base+lora") == ("base", "lora")

@@ -108,7 +108,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("place, why", [("circle", "links lead in a circle"), ("file", "is a file, no folder")])
+@pytest.mark.parametrize("place, why", [("circle", "links lead in a circle"), ("file", "is a file, not a folder")])
 @pytest.mark.parametrize("words", WAYS.values(), ids=list(WAYS))
 def test_where_nothing_can_be(said, tmp_path, words, place, why):
     before = sorted(tmp_path.iterdir())

@@ -449,7 +449,7 @@ UNSLICED = {
     "ranges of other lengths": (stacked("linear", [("a", 0, 2), ("b", 0, 3)], more=WEIGHTS), "have [2, 3] layers"),
     "a slice without the base": (
         stacked("ties", [("base", 0, 2), ("a", 0, 2)], [("b", 2, 4), ("a", 2, 4)], more=WEIGHTS),
-        "is no source of each",
+        "must be a source of every slice",
     ),
     "no range": (sliced("slerp", [None], TWO, T), "slice 1, source 1: layer_range"),
     "no base": (sliced("ties", [[0, 4]], ["$a", "$b"], "parameters: {weight: 1}"), "the base"),

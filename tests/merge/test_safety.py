@@ -348,7 +348,7 @@ BAD = [  # what is broken, how, what the message says of it, arguments of the me
         "/out/merged exists already",
         "name another folder, or remove it",
     ),
-    row("output in a file", Put("file", ""), "/file/merged'", "is a file, no folder: name another", out="file/merged"),
+    row("output in a file", Put("file", ""), "/file/merged'", "not a folder: name another", out="file/merged"),
     row(
         "disk too small",
         nothing,

@@ -263,3 +263,42 @@ def test_a_template_that_is_not_utf8(two):
     models = two({"chat_template.jinja": "{{ 'é' }}".encode("latin-1")}, {})
     with pytest.raises(UserError, match="base/chat_template.jinja is not UTF-8"):
         check_compatible(*models)
+
+
+def rewritten(*changes):
+    "The miniature's tokenizer.json after changes, as text."
+    written = json.loads((MINI / "tokenizer.json").read_text(encoding="utf-8"))
+    for change in changes:
+        change(written)
+    return json.dumps(written)
+
+
+def as_transformers_4(written):
+    "Qwen2's own file: options of its byte-level steps that change no number."
+    written["pre_tokenizer"]["pretokenizers"][1]["trim_offsets"] = False
+    written["decoder"] |= dict(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    written["post_processor"] = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=False, use_regex=False)
+
+
+def without_post_processor(written):
+    written["post_processor"] = dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True)
+
+
+def another_pattern(written):
+    written["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\s+|\S+"
+
+
+def a_prefix_space(written):
+    written["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = True
+
+
+def test_byte_level_steps_of_transformers_4_and_5_are_equal(two):
+    base, expert = rewritten(as_transformers_4), rewritten(without_post_processor)
+    check_compatible(*two({"tokenizer.json": base}, {"tokenizer.json": expert}))
+
+
+@pytest.mark.parametrize("change", [another_pattern, a_prefix_space])
+def test_byte_level_steps_that_make_other_numbers_are_not(two, change):
+    models = two({"tokenizer.json": rewritten()}, {"tokenizer.json": rewritten(change)})
+    with pytest.raises(UserError, match="pre_tokenizer is not that of"):
+        check_compatible(*models)
