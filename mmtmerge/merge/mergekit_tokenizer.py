@@ -88,10 +88,7 @@ def text_of_template(
     folder: str,    # of a model
 ) -> str:           # empty where it has none
     "A model's chat template; of several the default."
-    found = chat_template(Checkpoint(folder)) or ""
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found}.get("default", "")
-    return found.strip()
+    return (chat_template(Checkpoint(folder)) or "").strip()
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #21c7b6df
 def most_common_template(
