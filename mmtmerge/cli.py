@@ -53,6 +53,7 @@ def of_user(
         return [of_user(one) for one in value]
     return check_place(at_home(value)) if isinstance(value, Path) else value
 
+# %% ../nbs/lib/cli.ipynb #9584f880
 class PathCommand(typer.core.TyperCommand):
     "A command whose paths may begin with ~, however they are given."
 
@@ -67,6 +68,7 @@ class Commands(typer.Typer):
         "Register a command."
         return super().command(*words, cls=cls, **options)
 
+# %% ../nbs/lib/cli.ipynb #4e6ae66a
 app = Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,6 +82,7 @@ def print_version(asked: bool):
         typer.echo(f"mmtmerge {__version__}")
         raise typer.Exit
 
+# %% ../nbs/lib/cli.ipynb #7dac1fe4
 @app.callback()
 def options(
     version: Annotated[
@@ -105,6 +108,7 @@ def as_text(
         shown = text.encode("ascii", "backslashreplace").decode()
         raise UserError(f"{option} {shown}: it holds bytes that are no UTF-8: write it in UTF-8") from None
 
+# %% ../nbs/lib/cli.ipynb #c25fd057
 class Words(PathCommand):
     "A command whose texts are UTF-8 under every locale."
 
@@ -126,6 +130,7 @@ def completing(
         return [name for name in names() if name.startswith(incomplete)]
     return complete
 
+# %% ../nbs/lib/cli.ipynb #3c06721e
 def directions():
     "The directions of the study."
     return list(load().directions)
@@ -166,6 +171,7 @@ def tell(path: Path, reused: bool):
     taken = "reused" if reused else f"{read_json(path)['seconds']:.0f} s"
     typer.echo(f"{path} ({taken})")
 
+# %% ../nbs/lib/cli.ipynb #03b57e10
 @app.command(epilog="Example: mmtmerge run finetune -p direction=hi-en -p profile=smoke")
 def run(
     notebook: Annotated[
@@ -228,6 +234,7 @@ def refuse_mixed(
     if mixed:
         raise UserError(f"--config is given, so --{mixed[0].replace('experts', 'expert')} belongs into {config}")
 
+# %% ../nbs/lib/cli.ipynb #9704f6f4
 def merge_inputs(
     config: Path,    # a mergekit file, or None
     given: dict,     # options that were given
@@ -577,6 +584,7 @@ def keep_text(
     source = "+source" if source_tokens else ""
     return f"script{source}" + (f":first={first}" if first else "")
 
+# %% ../nbs/lib/cli.ipynb #ff62a24e
 def read_input(
     file: Path,   # None: standard input
 ) -> tuple:       # bytes, name for messages
@@ -588,6 +596,7 @@ def read_input(
     except OSError as e:
         raise UserError(f"{file} cannot be read: {e.strerror}") from None
 
+# %% ../nbs/lib/cli.ipynb #cecee6d4
 def write_output(data: bytes):
     "Write to standard output; the process ends with status 141 if nobody reads it."
     stream = typer.get_binary_stream("stdout")
@@ -732,6 +741,7 @@ def join_training(
         env = os.environ | runner.environment(study) | devices | front
         return subprocess.run(words, cwd=root(), env=env).returncode
 
+# %% ../nbs/lib/cli.ipynb #73810102
 def describe_launch(study, where, words: list) -> str:
     "How a training will be spread, in words, and its command."
     each = accumulation(study.p, where)
@@ -787,6 +797,7 @@ def expert_runs(direction: str, profile: str, seed: int) -> list:
     last = find_stage("finetune").run(direction=direction, seed=seed)
     return plans.ordered(load(profile), [last])
 
+# %% ../nbs/lib/cli.ipynb #7a8cc382
 def train(direction: str, profile: str, seed: int):
     "Run the notebooks of an expert and of what it rests on; returns where the result lies, and whether it was reused."
     *before, _ = expert_runs(direction, profile, seed)
@@ -919,6 +930,7 @@ def leave(message, status: int):
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
 
+# %% ../nbs/lib/cli.ipynb #d9d0297f
 def main():
     "Entry point of the command line."
     collect_seldom()

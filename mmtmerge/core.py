@@ -158,6 +158,7 @@ def beside(
     short = path.name if len(name) <= 200 else hashlib.sha256(name).hexdigest()
     return path.parent / f".{short}{ending}"
 
+# %% ../nbs/lib/core.ipynb #f0b94eec
 def write_json(
     path: Path,   # destination
     obj,          # anything JSON can hold

@@ -52,6 +52,7 @@ def result_text(
     untyped = re.search(r"^\s*\):\s*# *(.+)$", inspect.getsource(f), re.MULTILINE)
     return untyped[1] if untyped and "noqa" not in untyped[1] else ""
 
+# %% ../nbs/lib/docstrings.ipynb #9512cca7
 def sections_of(
     f,         # function, or a dataclass
 ) -> list:     # ["Parameters\n----------\n...", ...]; empty where no comment stands beside a parameter

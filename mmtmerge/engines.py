@@ -71,7 +71,7 @@ def asks_to_keep(
     "Whether any sentence is restricted."
     return any(keep) if isinstance(keep, list) else keep is not None
 
-
+# %% ../nbs/lib/engines.ipynb #aea27119
 def check_keep(
     engine,  # class
     keep,  # Script or None, or a list of them
@@ -93,7 +93,7 @@ def engine(cls):
     ENGINES[cls.name] = cls
     return cls
 
-
+# %% ../nbs/lib/engines.ipynb #f6413b1a
 def open_engine(
     name: str,  # of ENGINES
     folder: Path,  # checkpoint
@@ -163,7 +163,7 @@ def _ctranslate2():
         ) from None
     return ctranslate2
 
-
+# %% ../nbs/lib/engines.ipynb #fa020b62
 CONVERTED = ("*.safetensors", "*.json", "*.jinja", "*.model")    # files that are read
 
 
@@ -212,7 +212,7 @@ def _batches(asked, size, keep=None):
         batches += [numbers[start : start + size] for start in range(0, len(numbers), size)]
     return batches
 
-
+# %% ../nbs/lib/engines.ipynb #a13cf247
 def _suppressed(tokenizer, keep):
     "The tokens that a sentence may not be translated with, as CTranslate2 takes them."
     allowed = set(allowed_ids(keep))
@@ -276,7 +276,7 @@ def _vllm_python() -> str:
         f" then MMTMERGE_VLLM=vllm/bin/python (it is {python!r})"
     )
 
-
+# %% ../nbs/lib/engines.ipynb #ac8d893a
 LONG_LISTS = {"VLLM_USE_V2_MODEL_RUNNER": "0"}  # any number of allowed tokens
 
 

@@ -117,6 +117,7 @@ class Loader(importlib.machinery.SourceFileLoader):
         super().exec_module(module)
         add_parameters(vars(module))
 
+# %% ../nbs/lib/lazy.ipynb #b06149cd
 class Finder:
     "Finds the modules of this package."
 
@@ -129,6 +130,7 @@ class Finder:
             spec.loader = Loader(spec.loader.name, spec.loader.path)
         return spec
 
+# %% ../nbs/lib/lazy.ipynb #cb6908e5
 def show_parameters():
     "From now on, modules of this package are loaded so that `help` shows parameters."
     if Finder not in sys.meta_path:

@@ -40,6 +40,7 @@ def signature(
     metric.corpus_score(["a"], [["a"]])
     return str(metric.get_signature())
 
+# %% ../nbs/lib/metrics.ipynb #ddba6bac
 def signatures(
     *tokenisers: str,   # of the targets; none: the default
 ) -> dict:              # metric -> sacreBLEU signature; those of several tokenisers with a plus between them
@@ -78,6 +79,7 @@ def spaced(
     each = scripts_of(script)
     return "Hangul" in each or not {*each} & {*scripts_of(WITHOUT_SPACES)}
 
+# %% ../nbs/lib/metrics.ipynb #8fa5db95
 def fitting_tokeniser(
     script: str,      # as in settings.ini: Thai, Japanese
 ) -> tuple:           # tokeniser, a note for people; the note is empty where sacreBLEU's default fits
@@ -105,6 +107,7 @@ def words_note(
     return (f"BLEU of translations into {language.name} takes what stands between spaces for one word: write "
             f"tokeniser = {fitting_tokeniser(language.script)[0]} into [language {language.code}] of settings.ini")
 
+# %% ../nbs/lib/metrics.ipynb #52709e12
 def tokenisers(
     study,           # Study
     directions,      # of the study

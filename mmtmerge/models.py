@@ -56,6 +56,7 @@ def folder_config(
     with explained(f"{folder}: config.json", "correct it, or fetch it again"):
         return AutoConfig.from_pretrained(folder, **LOCAL)
 
+# %% ../nbs/lib/models.ipynb #1ea09632
 def check_end(
     tokenizer,
     config,          # Transformers' configuration
@@ -114,6 +115,7 @@ def is_weight(
     "Whether a tensor is something that was learned."
     return stored.get_dtype().startswith(("F", "BF")) and not is_recomputed(name, tuple(stored.get_shape()))
 
+# %% ../nbs/lib/models.ipynb #0045f84d
 def weight_files(
     folder: Path,
 ) -> list:      # of Path
@@ -123,6 +125,7 @@ def weight_files(
         return [single] if single.exists() else sorted(folder.glob("*.safetensors"))
     return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
 
+# %% ../nbs/lib/models.ipynb #5d376610
 def refuse_unexpected(
     folder: Path,
     model,           # as Transformers has loaded it
@@ -149,6 +152,7 @@ def _whole_model(folder, **how):
     refuse_unexpected(folder, model, report)
     return model
 
+# %% ../nbs/lib/models.ipynb #b0500cf0
 def stored_shapes(
     folder: Path,
 ) -> dict:      # name -> tensor of its shape, without memory
@@ -159,6 +163,7 @@ def stored_shapes(
             shapes |= {name: torch.empty(stored.get_slice(name).get_shape(), device="meta") for name in stored.keys()}
     return shapes
 
+# %% ../nbs/lib/models.ipynb #77453748
 def check_weights(
     folder: Path,    # a Hugging Face checkpoint folder
 ):
@@ -189,6 +194,7 @@ def check_checkpoint(
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no .safetensors file; convert pickle checkpoints with save_pretrained first")
 
+# %% ../nbs/lib/models.ipynb #b1a5bec1
 def load_model(
     folder: Path,              # a Hugging Face checkpoint folder
     dtype: str = "float32",    # torch type of the parameters
@@ -349,6 +355,7 @@ def name_of(
     "How messages name a tokenizer: by its folder."
     return getattr(tokenizer, "name_or_path", "") or "the tokenizer"
 
+# %% ../nbs/lib/models.ipynb #de8a74dd
 def chat_texts(
     tokenizer,
     contents: list,         # str, one user's turn each
@@ -371,6 +378,7 @@ def chat_texts(
         cause = f"{type(e).__name__}: " + " ".join(str(e).split())[:200]
         raise UserError(f"the chat template of {name} cannot be filled in ({cause}): {advice}") from None
 
+# %% ../nbs/lib/models.ipynb #8e88a1be
 def end_of_sequence(
     tokenizer,
 ) -> int:   # token id
@@ -392,6 +400,7 @@ def turn_pattern(
     between = r"\s+" if words and sentence.strip() else r"\s*"
     return re.compile(rf"{words}{between}({re.escape(sentence.strip())})")
 
+# %% ../nbs/lib/models.ipynb #baa799b4
 def turn_place(
     tokenizer,
     instruction: str = ASKED,

@@ -27,6 +27,7 @@ def features_of(
         return given.at(span)
     return array(given, 3, "features (depths, sentences, hidden)")
 
+# %% ../nbs/lib/plots.ipynb #612621fd
 def require_same(
     what: tuple,     # names in what recordings say of themselves
     *given,          # Recordings, or arrays, which say nothing
@@ -40,6 +41,7 @@ def require_same(
             values = "" if isinstance(first, list) else f": {first} and {differ[0]}"
             raise UserError(f"the recordings differ in {name}{values}: record them alike (mmtmerge probe)")
 
+# %% ../nbs/lib/plots.ipynb #54873a08
 SENTENCES = ("corpus", "split", "words", "ids")     # what says which sentences were recorded
 
 def same_depths(

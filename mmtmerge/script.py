@@ -47,7 +47,7 @@ def byte_characters() -> dict:  # character -> byte
     written = {chr(byte): byte for byte in PRINTABLE}
     return written | {chr(0x100 + place): byte for place, byte in enumerate(others)}
 
-
+# %% ../nbs/lib/script.ipynb #9953e1b2
 BYTES = byte_characters()
 
 
@@ -68,7 +68,7 @@ def special_ids(tokenizer) -> set:  # token ids
             special.add(number)
     return special
 
-
+# %% ../nbs/lib/script.ipynb #f6416eb9
 def text_bytes(
     token: str,  # as in the vocabulary
     byte_level: bool,
@@ -80,7 +80,7 @@ def text_bytes(
         return bytes.fromhex(one[1])
     return token.replace("▁", " ").encode("utf-8", "replace")
 
-
+# %% ../nbs/lib/script.ipynb #519f1039
 def token_bytes(tokenizer) -> dict:  # token id -> bytes; special tokens write none
     "The bytes of all tokens."
     special, added = special_ids(tokenizer), tokenizer.added_tokens_decoder
@@ -140,7 +140,7 @@ def decoded(data: bytes) -> tuple:  # text, bytes of a last character that is no
     text = decoder.decode(data)
     return text, decoder.getstate()[0]
 
-
+# %% ../nbs/lib/script.ipynb #3bddfab3
 def may_write(
     data: bytes,  # of a token, or of a character that has begun and a token
     script: str,
@@ -246,7 +246,7 @@ def same_script(
     both = f"{source.name} and {target.name} are both written in {source.script}"
     return f"{both}: keeping to the script does not keep a translation from the source's language"
 
-
+# %% ../nbs/lib/script.ipynb #f03d55b0
 def keep_for(
     text: str,  # script, script:first=3, script+source, or nothing
     source: Language,
@@ -272,7 +272,7 @@ class Keep:
         "Whether the next token is restricted."
         return self.first is None or count < self.first
 
-
+# %% ../nbs/lib/script.ipynb #1e15891e
 def restrictions(
     keep,  # Script or None, or a list with one for each source
     tokenizer,

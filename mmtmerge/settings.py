@@ -112,6 +112,7 @@ def parsed(
                 raise UserError(f"{source}, [{name}]: {key} = {written}: comments stand on lines of their own")
     return parser
 
+# %% ../nbs/lib/settings.ipynb #c6d203b9
 def sections() -> configparser.ConfigParser:
     "All sections of settings.ini; raises UserError where the file is not well formed."
     path = settings_file()
@@ -276,12 +277,14 @@ def scripts_of(
     each = [SEVERAL.get(name, (name,)) for name in script_list(script)]
     return tuple(dict.fromkeys(name for several in each for name in several))
 
+# %% ../nbs/lib/settings.ipynb #26c01718
 @functools.cache
 def beginnings(script: str) -> tuple:   # of str
     "How the names of its letters begin."
     each = [BEGINNINGS.get(name, (name.upper(),)) for name in scripts_of(script)]
     return tuple(f"{beginning} " for several in each for beginning in several)
 
+# %% ../nbs/lib/settings.ipynb #68d3aaee
 def belongs(
     character: str,
     script: str,    # as in settings.ini: Devanagari, Japanese
@@ -289,6 +292,7 @@ def belongs(
     "Whether a character is of a script."
     return unicodedata.name(character, "").startswith(beginnings(script))
 
+# %% ../nbs/lib/settings.ipynb #94cf74b9
 def check_script(
     script: str,    # of settings.ini
     code: str,      # of the language, for messages
@@ -310,6 +314,7 @@ def unspaced(character: str) -> bool:
     "Whether a character is of a script without spaces; the planes of Chinese count before they have names."
     return belongs(character, WITHOUT_SPACES) or 0x20000 <= ord(character) < 0x40000
 
+# %% ../nbs/lib/settings.ipynb #54969364
 def unspaced_characters(text: str) -> int:
     "How many characters stand where no spaces can be expected: of those scripts, or in words longer than words are."
     count = 0
@@ -473,6 +478,7 @@ def direction(self: Study, text: str) -> Direction:
     "A direction of the study by its text."
     return Direction.parse(known_name(text, self.directions, "direction"))
 
+# %% ../nbs/lib/settings.ipynb #917f759b
 @patch
 def check_group(self: Study, group: str) -> str:
     "The name of a group of the study."
@@ -483,6 +489,7 @@ def check_method(self: Study, method: str) -> str:
     "The name of a merging method of the study."
     return known_name(method, self.methods, "method")
 
+# %% ../nbs/lib/settings.ipynb #bfd07dca
 @patch
 def directions_of(self: Study, name: str) -> list:
     "The directions of a group, or the one direction of that name."
@@ -500,6 +507,7 @@ def joint_names(self: Study) -> list:
     groups = dict.fromkeys([*self.groups, ALL])
     return [f"{JOINT}{group}" for group in groups]
 
+# %% ../nbs/lib/settings.ipynb #b1ee006b
 @patch
 def check_expert(self: Study, name: str) -> str:
     "The name of an expert: a Direction, or the name of a joint model. Raises UserError where it is neither."
@@ -508,6 +516,7 @@ def check_expert(self: Study, name: str) -> str:
     known_name(name, [*self.directions, *self.joint_names()], what)
     return name if joint else Direction.parse(name)
 
+# %% ../nbs/lib/settings.ipynb #3b7522ad
 @patch
 def members(self: Study, expert: str) -> list:
     "The directions that an expert is fine-tuned on."
@@ -529,6 +538,7 @@ def language_of(self: Study, direction: str) -> str:
     asked = self.direction(direction)
     return asked.source if asked.target == self.pivot else asked.target
 
+# %% ../nbs/lib/settings.ipynb #fb532596
 @patch
 def train_pairs(self: Study, direction: str) -> int:
     "Training pairs of a direction; raises UserError where the profile names none."
@@ -538,6 +548,7 @@ def train_pairs(self: Study, direction: str) -> int:
             return pairs[name]
     raise UserError(f"settings.ini, [profile {self.profile}] has no train_pairs.{language}: add it")
 
+# %% ../nbs/lib/settings.ipynb #d1c84c68
 @patch
 def side(self: Study, direction: str) -> str:
     "Which side of the pivot a direction is on: xx-en or en-xx."
@@ -555,6 +566,7 @@ def topology(self: Study, group: str) -> str:
         return MANY_TO_ONE
     return ONE_TO_MANY if len({d.source for d in members}) == 1 else BIDIRECTIONAL
 
+# %% ../nbs/lib/settings.ipynb #77f14611
 @patch
 def groups_of(self: Study, topology: str) -> list:
     "The groups of one topology."
@@ -565,6 +577,7 @@ def unidirectional_groups(self: Study) -> list:
     "The groups that share a side: many-to-one, then one-to-many."
     return self.groups_of(MANY_TO_ONE) + self.groups_of(ONE_TO_MANY)
 
+# %% ../nbs/lib/settings.ipynb #7902ce9a
 @patch
 def own_group(self: Study, direction: str) -> str:
     "The group of all directions on the same side of the pivot."
@@ -583,6 +596,7 @@ def snapshot_shares(
     members = len(self.members(expert))
     return [round(1 / members, 4)] if members > 1 else []
 
+# %% ../nbs/lib/settings.ipynb #ead7c822
 @patch
 def snapshots(
     self: Study,
@@ -591,6 +605,7 @@ def snapshots(
     "Snapshots of the fine-tuning, as their folders are named: ['.25', '.5']."
     return [f"{share:g}".removeprefix("0") for share in self.snapshot_shares(expert)]
 
+# %% ../nbs/lib/settings.ipynb #eac214b9
 @patch
 def system(self: Study, text) -> System:
     "A system by its text (or as a System), with every name in it checked."
@@ -640,6 +655,7 @@ def as_list(x) -> list:
     "The value, as a list of one where it is not a list."
     return x if isinstance(x, list) else [x]
 
+# %% ../nbs/lib/settings.ipynb #a44b438d
 def names_in(
     text: str,     # of an ini line
     where: str,    # file, section and key, for messages
@@ -657,6 +673,7 @@ def names_in(
             raise UserError(f"{where} = {text}: unknown {what} {name!r}: {nearest(name, options)}")
     return names
 
+# %% ../nbs/lib/settings.ipynb #3adc6039
 def grid_values(
     text: str,     # right-hand side
     where: str,    # file, section and key, for messages
@@ -668,6 +685,7 @@ def grid_values(
         raise UserError(f"{where} = {text}: write numbers, or words, with spaces between them, without commas")
     return words
 
+# %% ../nbs/lib/settings.ipynb #90174d35
 def read_grids() -> dict:   # grid -> method -> parameter -> list of values
     "The grids of hyper-parameters. Raises UserError for what is no list of values."
     grids, ini, file = {}, sections(), settings_file()
@@ -906,6 +924,7 @@ def load(
     except UNREADABLE as e:
         raise UserError(f"{settings_file()}, profile {profile}: {type(e).__name__}: {e}") from None
 
+# %% ../nbs/lib/settings.ipynb #34319844
 def read_study(profile: str) -> Study:
     "What `load` returns; what is wrong in settings.ini raises errors of many types."
     ini = sections()
@@ -942,6 +961,7 @@ class Declared(SimpleNamespace):
             raise AttributeError(name)
         raise UserError(f"the setting {name!r} is not declared by this stage: add it to the stage's `settings`")
 
+# %% ../nbs/lib/settings.ipynb #925b93c9
 def declared_values(
     study: Study,
     names: str,       # settings, separated by spaces; '*' for all
@@ -952,6 +972,7 @@ def declared_values(
         return values
     return {name: values[known_name(name, values, "setting")] for name in names.split()}
 
+# %% ../nbs/lib/settings.ipynb #702f3ec6
 def restricted(
     study: Study,
     names: str,       # as above

@@ -93,7 +93,7 @@ def _join_layers(ours, others, columns):
     if ours.is_sliding:
         ours.cumulative_length = columns
 
-
+# %% ../nbs/lib/translate.ipynb #fb7feb39
 def _needed(mask):
     "Columns from the first that is real in any row."
     first = int(mask.any(0).long().argmax())
@@ -169,13 +169,13 @@ def _forward(model, ids, mask, cache, excluded=None):
     head = model.get_output_embeddings().weight
     return best_token(head, outputs.last_hidden_state[:, -1], excluded=excluded)
 
-
+# %% ../nbs/lib/translate.ipynb #d24ca318
 def _head(model):
     "Rows of the output layer, and the device where it is."
     head = model.get_output_embeddings().weight
     return len(head), head.device
 
-
+# %% ../nbs/lib/translate.ipynb #052ff416
 def _prefix_cache(model, prefix):
     "Keys and values of the tokens that all prompts begin with."
     cache = DynamicCache(config=model.config)
@@ -193,7 +193,7 @@ def _repeated(model, prefix, rows):
             layer.update(one.keys.expand(rows, -1, -1, -1), one.values.expand(rows, -1, -1, -1))
     return cache
 
-
+# %% ../nbs/lib/translate.ipynb #8d6da834
 def _start(model, at, asked, prefix, pad, excluded=None):
     "Rows of new prompts, each with its first new token."
     shared = prefix.get_seq_length()
@@ -222,7 +222,7 @@ def _settle(rows, out, limits, ends):
     rows.select(stay)
     return ended
 
-
+# %% ../nbs/lib/translate.ipynb #b582a0f7
 def _advance(model, rows, excluded=None):
     "One more token in every row."
     column = rows.mask.new_ones(len(rows.at), 1)
@@ -235,7 +235,7 @@ def _progress(count, label):
     hidden = bool(os.environ.get("TQDM_DISABLE")) or not label
     return tqdm(total=count, desc=label, leave=False, disable=hidden)
 
-
+# %% ../nbs/lib/translate.ipynb #25fc9453
 @torch.inference_mode()
 def generate(
     model,
@@ -280,7 +280,7 @@ class Translations:
     limits: list  # how many were allowed
     seconds: float
 
-
+# %% ../nbs/lib/translate.ipynb #478742a0
 def read(
     tokenizer,
     out: list,  # new token ids of each

@@ -34,7 +34,7 @@ def described_language(code: str) -> Language:
     known_name(code, named_sections("language"), "language")
     return read_language(code, sections()[f"language {code}"])
 
-
+# %% ../nbs/lib/translate_files.ipynb #9bb1963b
 def languages_of(
     direction: str,  # en-hi
 ) -> tuple:  # source and target, Language
@@ -44,7 +44,7 @@ def languages_of(
         raise UserError(f"{direction}: source and target are the same language")
     return described_language(codes.source), described_language(codes.target)
 
-
+# %% ../nbs/lib/translate_files.ipynb #c10fee16
 def instruction(
     prompt: str,  # may hold {source} and {target}
     direction: str,
@@ -70,7 +70,7 @@ def read_lines(
             raise UserError(f"{name}, line {number} is not UTF-8 ({e.reason} at byte {e.start + 1})") from None
     return lines
 
-
+# %% ../nbs/lib/translate_files.ipynb #350f247a
 def one_line(text: str) -> str:
     "A text without line breaks of any kind."
     return " ".join(text.split())
@@ -266,7 +266,7 @@ def note_of(out: Path) -> Path:
     "Where the note of an unfinished file lies."
     return out.with_name(f"{out.name}.unfinished.json")
 
-
+# %% ../nbs/lib/translate_files.ipynb #b58f64ed
 def model_digest(folder: Path) -> str:  # SHA-256, hexadecimal
     "Digest of a checkpoint's files and their names."
     files = set()
@@ -276,7 +276,7 @@ def model_digest(folder: Path) -> str:  # SHA-256, hexadecimal
     names = "\n".join(str(path.relative_to(folder)) for path in ordered)
     return hashlib.sha256(f"{names}\n{sha256(*ordered)}".encode()).hexdigest()
 
-
+# %% ../nbs/lib/translate_files.ipynb #27987c59
 def made_from(
     folder: Path,
     request: Request,
@@ -296,7 +296,7 @@ def check_out(
     if out.exists() and not note_of(out).exists():
         raise UserError(f"{out} exists already: name another file, or remove it")
 
-
+# %% ../nbs/lib/translate_files.ipynb #6e7f394d
 def check_note(
     out: Path,
     about: dict,  # of `made_from`
@@ -316,7 +316,7 @@ def check_note(
         texts.append(f"another {name}" if digest else f"{name} {begun.get(name)!r}, not {about[name]!r}")
     raise UserError(f"{out} was begun with {', '.join(texts)}: call it as before, or remove {out} and {note}")
 
-
+# %% ../nbs/lib/translate_files.ipynb #b16bd9bf
 def whole_lines(
     data: bytes,  # of an unfinished file
     total: int,  # lines of the finished one
@@ -339,7 +339,7 @@ def nothing_left(out: Path):
             note_of(out).unlink()
         raise
 
-
+# %% ../nbs/lib/translate_files.ipynb #ae07e71a
 @contextlib.contextmanager
 def continued(
     out: Path,

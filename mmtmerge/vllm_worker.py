@@ -43,7 +43,7 @@ def become(
     model.collective_rpc("reload_weights", kwargs={"weights_path": folder})
     model.reset_prefix_cache()
 
-
+# %% ../nbs/lib/vllm_worker.ipynb #b1993556
 def serve(
     model,  # vllm.LLM
     sampling,  # vllm.SamplingParams

@@ -46,6 +46,7 @@ class Brought:
     rows: pd.DataFrame   # columns id, pivot, language: all text
     untranslated: int    # lines that were left out
 
+# %% ../../nbs/lib/corpus/adding.ipynb #d27dc7f7
 def first_fields(
     path: Path,   # .tsv or .jsonl, each also as .xz
 ) -> list:        # of str
@@ -66,6 +67,7 @@ def check_cells(rows: pd.DataFrame, path: Path):
             name = rows.id[broken].iloc[0]
             raise UserError(f"{path}, line {name}: {column!r} holds a tab or the end of a line: replace it by a space")
 
+# %% ../../nbs/lib/corpus/adding.ipynb #bdaa434e
 def bring(
     path: Path,    # the user's file
     pivot: str,    # en
@@ -97,6 +99,7 @@ def script_of(letter: str) -> str:   # empty: of none
     "The single script of a letter."
     return next((name for name in CODES.values() if name not in SEVERAL and belongs(letter, name)), "")
 
+# %% ../../nbs/lib/corpus/adding.ipynb #c0c5ccb4
 def share_of(
     texts,        # of str
     script: str,
@@ -105,6 +108,7 @@ def share_of(
     letters = [c for text in texts for c in text if c.isalpha()]
     return sum(belongs(c, script) for c in letters) / len(letters)
 
+# %% ../../nbs/lib/corpus/adding.ipynb #977cb8ce
 SOME = .05   # share of kana, or Hangul, from which a text of Chinese characters is no Chinese
 
 def main_script(
@@ -153,6 +157,7 @@ def usable(
     "Lines within a profile's limits of length."
     return int(within(brought.rows[pivot], values.get("min_words", 1), values.get("max_words")).sum())
 
+# %% ../../nbs/lib/corpus/adding.ipynb #7a34a638
 def fitted(
     values: dict,   # of the profile it is made like
     code: str,
@@ -187,6 +192,7 @@ class Addition:
     settings: str     # text to append
     notes: list       # sentences to show
 
+# %% ../../nbs/lib/corpus/adding.ipynb #c7eb857d
 def profile_lines(
     like: str,        # a profile
     changed: dict,    # name -> value
@@ -206,6 +212,7 @@ def pairs_of(
     own = sections()[f"profile {like}"]
     return {k: v for k, v in own.items() if k.startswith("train_pairs") and k.partition(".")[2] in names}
 
+# %% ../../nbs/lib/corpus/adding.ipynb #326a141d
 def corpus_files(
     corpus: str,        # as settings.ini names it
     languages: list,    # codes
@@ -228,6 +235,7 @@ def values_of(
     known_name(like, profiles(), "profile")
     return vars(load(like).p)
 
+# %% ../../nbs/lib/corpus/adding.ipynb #59a7ad09
 def check_names(code: str, name: str, profile: str):
     "Raises UserError where a name cannot stand in settings.ini, in a prompt or in the name of a folder."
     if not re.fullmatch("[A-Za-z0-9_]+", code):
@@ -237,6 +245,7 @@ def check_names(code: str, name: str, profile: str):
     if not re.fullmatch(r"\w[\w.-]*", profile):
         raise UserError(f"--profile {profile!r}: write one word of letters, digits, '.', '_' and '-'")
 
+# %% ../../nbs/lib/corpus/adding.ipynb #a50d9a90
 def refuse_known(code: str, name: str, profile: str, folder: Path):
     "Raises UserError where something of that name exists."
     own = settings_file()
@@ -251,10 +260,12 @@ def refuse_known(code: str, name: str, profile: str, folder: Path):
     if str(folder) in ("embedded", *named_sections("corpus")) or Path(folder).resolve() == packaged.resolve():
         raise UserError(f"--corpus {folder} is the name of a corpus that exists: name another folder")
 
+# %% ../../nbs/lib/corpus/adding.ipynb #fa87f3cb
 def table_text(rows: pd.DataFrame) -> str:
     "A table as it is written."
     return rows.to_csv(None, sep="\t", index=False, quoting=3)
 
+# %% ../../nbs/lib/corpus/adding.ipynb #c3328d3f
 def refuse_replacing(folder: Path, tables: dict, copied: list):
     "Raises UserError where a folder has other sentences under a name than those that are to be written."
     for path in copied:
@@ -274,6 +285,7 @@ def from_root(folder: Path) -> Path:
     whole, top = folder.absolute(), settings_file().parent
     return whole.relative_to(top) if whole.is_relative_to(top) else whole
 
+# %% ../../nbs/lib/corpus/adding.ipynb #0c0afefb
 def refuse_same(brought: dict, pivot: str):
     "Raises UserError where all sentences of a test set are those of another file."
     for kind, other in (("dev", "train"), ("devtest", "train"), ("devtest", "dev")):
@@ -323,6 +335,7 @@ def plan_language(
     notes += [note_of(kind, of, counts[kind], values) for kind, of in brought.items()]
     return Addition(code, profile, folder, tables, copied, "\n".join(written), notes)
 
+# %% ../../nbs/lib/corpus/adding.ipynb #d51d411e
 def note_of(kind: str, of: Brought, count: int, values: dict) -> str:
     "What was found in one file."
     left = f"; lines without a translation, which are left out: {of.untranslated}" if of.untranslated else ""

@@ -49,6 +49,7 @@ class _Characters(dict):
         self[number] = found
         return found
 
+# %% ../../nbs/lib/corpus/contamination.ipynb #62cd840a
 CHARACTERS = _Characters({ord("ı"): "i", ord("ё"): "е"})
 
 def normalised(text: str) -> str:
@@ -139,6 +140,7 @@ def _spelled(words):
     coded = [f"{spelling(word)} ".encode() for word in words]
     return b"".join(coded), [0, *itertools.accumulate(map(len, coded))]
 
+# %% ../../nbs/lib/corpus/contamination.ipynb #5833c5b3
 def _hashes(coded, starts, length):
     "Every run of so many words: slices, which are faster than words that are joined."
     return {xxhash.xxh3_64_intdigest(coded[a:b - 1]) for a, b in zip(starts, starts[length:], strict=False)}
@@ -155,6 +157,7 @@ def word_lists(text: str) -> list:   # of lists of words
         return [plain_words(bare)]
     return [plain_words(way) for way in dict.fromkeys((bare, INSIDE.sub("", bare), PARTS.sub(" ", bare)))]
 
+# %% ../../nbs/lib/corpus/contamination.ipynb #338736ef
 def run_length(
     words: list,
 ) -> int:   # words of a run that is searched for; 0: the text is too short
@@ -165,6 +168,7 @@ def run_length(
     amount = round(amount, 6)
     return min(len(words), math.ceil(NGRAM * len(words) / amount)) if amount >= SHORTEST else 0
 
+# %% ../../nbs/lib/corpus/contamination.ipynb #dc764bb0
 def testset_runs(
     corpus,           # as from `open_corpus`
     splits=SPLITS,    # whose sentences are searched for

@@ -73,6 +73,7 @@ def numbered_rows(
     "Rows of a table as they are. Raises UserError if a column or a line is not as it must be."
     return _jsonl(path, columns) if ".jsonl" in path.name else _tsv(path, columns)
 
+# %% ../../nbs/lib/corpus/embedded.ipynb #028e629d
 def read_table(
     path: Path,      # .tsv or .jsonl, each also as .xz
     columns: list,   # the columns wanted
@@ -249,6 +250,7 @@ def files_of(
     readme = self.folder / "README.md"
     return list(dict.fromkeys([*trained, *tested, *[readme] * readme.exists()]))
 
+# %% ../../nbs/lib/corpus/embedded.ipynb #05214ee4
 @patch
 def paths(self: Corpus) -> list:   # files, in a fixed order
     "The files this corpus uses: its test sentences, then its pairs."

@@ -31,6 +31,7 @@ def language_names() -> dict:   # language -> values of its section, and its cod
     ini = sections()
     return {code: dict(ini[f"language {code}"], code=code) for code in named_sections("language")}
 
+# %% ../../nbs/lib/corpus/hub.ipynb #7172fcb5
 def fill(
     template: str,    # {code}, {flores}, or text without either
     language: str,
@@ -90,6 +91,7 @@ def switches(self: HubCorpus) -> set:
         states[key] = ConfigParser.BOOLEAN_STATES[value.lower()]
     return {key for key in SWITCHES if states[key]}
 
+# %% ../../nbs/lib/corpus/hub.ipynb #298115de
 @patch(as_prop=True)
 def train_columns(self: HubCorpus) -> list:
     "Columns of the pivot and of the other language. Raises UserError if they are not two."
@@ -99,6 +101,7 @@ def train_columns(self: HubCorpus) -> list:
         raise UserError(f"{said}: name two columns, the one of {self.pivot} first")
     return columns
 
+# %% ../../nbs/lib/corpus/hub.ipynb #863b236a
 @patch
 def check(self: HubCorpus):
     "Raises UserError if a value of the section cannot be used."

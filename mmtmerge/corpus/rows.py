@@ -108,6 +108,7 @@ def _fields(pairs):
         raise ValueError(f"{twice!r} is given twice")
     return row
 
+# %% ../../nbs/lib/corpus/rows.ipynb #86805944
 def json_rows(
     path: Path,   # a .jsonl file
 ):                # yields (number, dict)
@@ -139,6 +140,7 @@ def _suspicious(
     faults = pc.match_substring_regex(column, FAULTS_IN_ARROW)
     return pc.all(seen).as_py() is False or pc.any(faults).as_py() is True
 
+# %% ../../nbs/lib/corpus/rows.ipynb #95c275d1
 def _cells(column):
     "Values of a block; bytes where they are no text."
     for cell in column:
@@ -147,6 +149,7 @@ def _cells(column):
         except UnicodeDecodeError:
             yield cell.as_buffer().to_pybytes()
 
+# %% ../../nbs/lib/corpus/rows.ipynb #d82456f6
 def faults_of(
     column,    # of pyarrow, text
 ) -> list:     # of str: empty where a cell is a sentence; [] where all are

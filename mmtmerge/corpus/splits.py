@@ -61,6 +61,7 @@ def short_digest(
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+# %% ../../nbs/lib/corpus/splits.ipynb #c020389c
 def copy_state(
     folder: Path,   # a copy of a data set
 ) -> str:
@@ -92,6 +93,7 @@ def _kind(type_):
         return _kind(type_.value_type)
     return "text" if str(type_) in TEXT else str(type_)
 
+# %% ../../nbs/lib/corpus/splits.ipynb #b2575b7c
 def table_types(
     files: list,     # Parquet files
     columns: list,   # those wanted
@@ -132,6 +134,7 @@ def _cell(value, where, column, number):
         return require_text(value, where, column, number)
     return value
 
+# %% ../../nbs/lib/corpus/splits.ipynb #f06832c1
 def text_lines(
     files: tuple,     # str, JSON lines
     columns: tuple,   # those wanted
@@ -143,6 +146,7 @@ def text_lines(
             where = f"{file}, line {i}"
             yield {column: _cell(row.get(column), where, column, column in numbers) for column in columns}
 
+# %% ../../nbs/lib/corpus/splits.ipynb #6594ca89
 def line_names(files: list) -> list:
     "Names of the fields in the first lines."
     rows = itertools.chain.from_iterable(json_rows(Path(file)) for file in files)
@@ -215,6 +219,7 @@ def _root_cause(error):
         error = error.__cause__
     return error
 
+# %% ../../nbs/lib/corpus/splits.ipynb #ebf369b5
 @contextlib.contextmanager
 def readable(
     where: str,      # the data set, for messages

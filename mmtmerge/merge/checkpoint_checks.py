@@ -42,6 +42,7 @@ def wrapper_in(
         return "module."
     return next((part for part in WRAPPERS if f".{part}" in f".{name}"), None)
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #84d41389
 def check_plain(
     model: Checkpoint,
 ):
@@ -169,6 +170,7 @@ def tokenizer_pairs(
         names += zip(*readable)
     return [(folder / name, other / its) for name, its in names]
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #9c94e978
 def tokenizer_file(
     checkpoint: Checkpoint,
     other: Checkpoint = None,    # whose files go first where it has them too
@@ -187,6 +189,7 @@ def same_part(part: str, ours, theirs) -> bool:
         return ours == theirs
     return all(math.isclose(ours[token], theirs[token], rel_tol=1e-5, abs_tol=1e-6) for token in ours.keys() & theirs)
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #38debcc4
 def part_differs(part: str, file: Path, ours, other: Path, theirs) -> str:
     "How a message tells of two values."
     shown = [json.dumps(value, ensure_ascii=False) for value in (theirs, ours)]
@@ -194,6 +197,7 @@ def part_differs(part: str, file: Path, ours, other: Path, theirs) -> str:
         return f"{other}: {part} is not that of {file}"
     return f"{other}: {part} is {shown[0]}, in {file} {shown[1]}"
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #cf759a93
 def check_parts(
     file: Path, ours: bytes,       # of the base
     other: Path, theirs: bytes,    # of an expert
@@ -264,6 +268,7 @@ def chat_template(
     "The chat template of a checkpoint. Raises UserError if it cannot be read."
     return chat_templates(checkpoint.folder).get("default")
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #4a62d619
 def unlike_templates(
     base: Checkpoint,
     experts: dict,      # name -> Checkpoint
@@ -330,6 +335,7 @@ def written_config(
     from transformers import AutoConfig
     return AutoConfig.from_pretrained(folder, local_files_only=True)
 
+# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #6fb6b7e4
 def load_without_weights(
     checkpoint: Checkpoint,
 ) -> dict:                   # missing_keys, mismatched_keys, unexpected_keys: Transformers' loading report

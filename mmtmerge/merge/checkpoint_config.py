@@ -44,6 +44,7 @@ def code_of(
     file = file.with_name(file.name.replace("configuration_", "modeling_"))
     return file.read_text(encoding="utf-8") if file.name.startswith("modeling_") and file.exists() else None
 
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #ee89a423
 def is_read(
     config,        # Transformers' configuration
     key: str,
@@ -54,13 +55,13 @@ def is_read(
     found = (re.search(rf'[."]{re.escape(name)}\b', code or "") for name in names)
     return code is None or bool(names & declared) or any(found)
 
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #a22ddcea
 def entry(
     config,        # Transformers' configuration
     key: str,      # as most architectures call it
 ):                 # None if it is not there
     "An entry of a configuration, whatever the architecture calls it."
     return vars(config).get(config.attribute_map.get(key, key))
-
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #04aede6b
 TRUTH = {"true": True, "false": False}    # as some programs write it
@@ -188,6 +189,7 @@ def flat(
         entries |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
     return entries
 
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #00627b31
 def has_effect(
     key: str,    # dotted
 ) -> bool:
@@ -198,12 +200,12 @@ def compared(values: dict) -> dict:   # dotted key -> value
     "The entries of a configuration that may decide what its weights mean."
     return {key: value for key, value in flat(values).items() if has_effect(key)}
 
-
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #8a0b9e51
 def listed(value):
     "A value as JSON would have it."
     return [listed(x) for x in value] if isinstance(value, (list, tuple)) else value
 
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #dda86d99
 def meaning(
     config,             # Transformers' configuration
 ) -> dict:              # dotted key -> value; parts such as text_config have theirs
@@ -228,7 +230,6 @@ def meaning(
             values[key] = meaning(part) | {"tie_word_embeddings": None}
     return compared(values)
 
-
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #a89dec92
 def both_meanings(
     base: dict,       # the content of a config.json
@@ -250,6 +251,7 @@ def same_activation(one: str, other: str) -> bool:
     x = torch.linspace(-20, 20, 401)
     return torch.allclose(ACT2FN[one](x).float(), ACT2FN[other](x).float(), atol=1e-5)
 
+# %% ../../nbs/lib/merge/checkpoint_config.ipynb #21f56cca
 def same_value(one, other) -> bool:
     "Whether two values of one entry mean the same."
     nothing = (None, False, [], "")
@@ -257,7 +259,6 @@ def same_value(one, other) -> bool:
     if isinstance(one, str) and isinstance(other, str):
         return one == other or same_activation(one, other)
     return one == other or all(type(x) is not int and x in nothing for x in (one, other))
-
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #efd0630d
 NEVER_READ = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "architectures")

@@ -53,6 +53,7 @@ def models_inside(
         found = {path for path in found for file in path.glob("*.safetensors") if not file.name.startswith("adapter_")}
     return sorted(found, key=lambda path: (len(path.name), path))     # checkpoint-90 before checkpoint-100
 
+# %% ../../nbs/lib/merge/checkpoint_hints.ipynb #a2be8a33
 def found_in(
     folder: Path,
     patterns: str,     # separated by spaces
@@ -61,6 +62,7 @@ def found_in(
     files = (file for pattern in patterns.split() for file in sorted(folder.glob(pattern)))
     return next((file for file in files if not file.name.startswith(TRAINING)), None)
 
+# %% ../../nbs/lib/merge/checkpoint_hints.ipynb #c0691ebf
 def folder_hint(
     folder: Path,
 ) -> str:            # a message; None if nothing is known of what lies there

@@ -219,6 +219,7 @@ def has_twins(
     outside = [shape for name, shape in matrices.items() if not re.search(r"\.\d+\.", name)]
     return len(set(outside)) < len(outside)
 
+# %% ../../nbs/lib/merge/checkpoint_reader.ipynb #eeb5f38b
 def stored_heads(
     checkpoint,    # Checkpoint
 ) -> dict:         # name of the head -> name of the embeddings, which may not be stored
@@ -230,7 +231,6 @@ def stored_heads(
     if heads and embeddings:
         return dict.fromkeys(heads, embeddings)
     return {head: name for head, name in tied_weights(checkpoint.config).items() if head in checkpoint}
-
 
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #5c1f0e31
 def check_copy(

@@ -31,6 +31,7 @@ def tokenizer_names(
     found = [file.name for pattern in TOKENIZER_FILES for file in sorted(folder.glob(pattern)) if file.is_file()]
     return list(dict.fromkeys(found))
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #fc463417
 def form_of(
     file: Path,
 ) -> str:       # 'tokenizer.json', 'vocab.json', 'pieces' of SentencePiece; None for other files
@@ -79,6 +80,7 @@ def unused(value) -> bool:
     "Whether an option does nothing: it is written in several ways, or not at all. A number may be a token's."
     return type(value) is not int and value in (None, "", False, 0.)
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #082b5ef6
 def unwrapped(
     part: dict,    # a normalizer, pre-tokenizer, post-processor or decoder; or None
 ) -> dict:
@@ -195,6 +197,7 @@ def read_vocabulary(
     pieces = piece_model(content)
     return {pieces.id_to_piece(number): number for number in range(len(pieces))}
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #c36a7ed6
 def tokenizer_parts(
     content: bytes,                        # of a tokenizer file
     file: Path = Path("tokenizer.json"),   # its name says which form it has
@@ -229,6 +232,7 @@ def text_of_token(token):
     "A special token as text: some files hold its flags beside it."
     return token.get("content") if isinstance(token, dict) else token
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #65482f6d
 def prompt_settings(
     folder: Path,
 ) -> dict:           # setting -> value, those that are said
@@ -253,6 +257,7 @@ def flags_of_added(
     return {token["content"]: {"id": int(number)} | {key: bool(token.get(key)) for key in FLAGS}
             for number, token in tokens.items()}
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #1a6ea244
 def same_numbers(
     folder: Path,
     other: Path,
@@ -285,6 +290,7 @@ def templates_inside(
     named = said if isinstance(said, dict) else {"default": said}
     return {name: text for name, text in named.items() if isinstance(text, str)}
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #934406bb
 def templates_of(
     file: Path,      # .jinja or .json
 ) -> dict:           # name -> text without its last line end
@@ -295,6 +301,7 @@ def templates_of(
         found = {"default" if file.name == "chat_template.jinja" else file.stem: read_text(file)}
     return {name: text.replace("\r\n", "\n").removesuffix("\n") for name, text in found.items()}
 
+# %% ../../nbs/lib/merge/checkpoint_tokenizers.ipynb #8f53c3a8
 def chat_templates(
     folder: Path,
 ) -> dict:           # name -> text without its last line end; the one of chats is called 'default'

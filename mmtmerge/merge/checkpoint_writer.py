@@ -209,6 +209,7 @@ class WatchedTaskVectors(TaskVectors):
         self.on_read(name)
         return super().parameter(name)
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #5fd5bb4f
 def watched(
     task_vectors: TaskVectors,
     on_read: Callable,           # called with the name of every parameter that is read
@@ -294,12 +295,14 @@ def other_files(
     found = [file for pattern in OTHER_FILES for file in sorted(Path(folder).glob(pattern)) if file.is_file()]
     return list(dict.fromkeys(found))
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #66d44b3b
 def hidden(
     file: Path,      # relative to a checkpoint
 ) -> bool:
     "Whether a file is hidden, in a hidden folder, or made by Python."
     return any(part.startswith(".") or part == "__pycache__" for part in file.parts)
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #c12b8543
 def code_files(
     folder: Path,
 ) -> list:           # of Path
@@ -307,6 +310,7 @@ def code_files(
     found = {file for pattern in ("**/*.py", "custom_generate/*") for file in folder.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not hidden(file.relative_to(folder)))
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #77d0d045
 def check_beside(
     base: Checkpoint,
 ):
@@ -390,6 +394,7 @@ def same_bytes(
     except OSError:
         return False
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #6d9e5126
 def files_not_taken(
     base: Path,      # folders
     expert: Path,
@@ -412,6 +417,7 @@ def files_not_taken(
             names.append(f"{name}{shown}")
     return names
 
+# %% ../../nbs/lib/merge/checkpoint_writer.ipynb #1078cc94
 def not_taken(
     base: Checkpoint,
     experts: dict,      # name -> Checkpoint

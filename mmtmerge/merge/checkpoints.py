@@ -91,6 +91,7 @@ def without_base(
     whole = recipe.method in BASELESS or recipe.hyper.get("around_base") is False
     return whole and recipe.preset == "mergekit"
 
+# %% ../../nbs/lib/merge/checkpoints.ipynb #79cd0c05
 def check_base_is_no_expert(
     recipe: Recipe,
     base: Checkpoint,

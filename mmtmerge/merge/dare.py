@@ -127,6 +127,7 @@ def drop_rates(theta, density):
     "Probability of each expert's entries to be dropped."
     return [1 - x for x in theta.numbers(density)]
 
+# %% ../../nbs/lib/merge/dare.ipynb #a3ecb31e
 @method("mergekit")
 def dare_linear(
     theta: Parameter,

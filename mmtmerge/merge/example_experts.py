@@ -87,6 +87,7 @@ def load_miniature():
     from transformers import AutoModelForCausalLM
     return AutoModelForCausalLM.from_pretrained(str(DATA / "miniature"), dtype=torch.float32)
 
+# %% ../../nbs/lib/merge/example_experts.ipynb #83a951dd
 def expert_of(
     direction: str,
 ) -> dict:           # name -> tensor
@@ -102,6 +103,7 @@ def expert_of(
         os.replace(part, kept)
     return load_file(kept)
 
+# %% ../../nbs/lib/merge/example_experts.ipynb #d021944a
 @functools.cache
 def example_experts(
     *directions: str,    # none: en-hi and en-ta

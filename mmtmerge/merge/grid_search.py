@@ -403,6 +403,7 @@ def without_effect(
                 found.append((method, axis))
     return found
 
+# %% ../../nbs/lib/merge/grid_search.ipynb #fd9f67a7
 def lines_along(
     axis: str,          # a hyper-parameter
     contestants: list,  # of Point

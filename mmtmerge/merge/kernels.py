@@ -231,6 +231,7 @@ def variance(
 def rounded(x, like):
     "A float32 as what an array of float32, or of bits of bfloat16, holds."
 
+# %% ../../nbs/lib/merge/kernels.ipynb #df80185c
 @overload(rounded)
 def rounded_to_type(x, like):
     if like.dtype == types.float32:

@@ -27,6 +27,7 @@ class Piece:
     def __str__(self):
         return f"{self.model.folder.name}[{self.first}:{self.end}]"
 
+# %% ../../nbs/lib/merge/layer_stack.ipynb #0f4ea9a3
 def stack_name(
     model: Checkpoint,
 ) -> str:              # model.layers, for example
@@ -46,6 +47,7 @@ def depth_of(
                                     "layers of such a model cannot be stacked")
     return depth
 
+# %% ../../nbs/lib/merge/layer_stack.ipynb #f0b68aef
 def layer_lists(
     model: Checkpoint,
 ) -> dict:             # key of config.json -> list with one entry for each layer
@@ -82,6 +84,7 @@ def check_pieces(
         require(not found, f"{model.folder}/config.json has another {found and found[0]} than {donor.folder}: "
                            "layers of one stack must come from models of one base")
 
+# %% ../../nbs/lib/merge/layer_stack.ipynb #9e6266ed
 def shortened(
     model: Checkpoint,
     depth: int,

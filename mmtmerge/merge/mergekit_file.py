@@ -175,6 +175,7 @@ def read_documents(
     return [with_models(document, lambda value: one_form(value, seen, file))
             for document in documents if document is not None]
 
+# %% ../../nbs/lib/merge/mergekit_file.ipynb #c83975dc
 def read_yaml(
     file: Path,
 ) -> dict:

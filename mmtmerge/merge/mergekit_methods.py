@@ -168,6 +168,7 @@ def importance(
     divergence = (p * (p / q).log()).sum(-1, keepdim=True)
     return (expert - base).abs() * divergence
 
+# %% ../../nbs/lib/merge/mergekit_methods.ipynb #40f3e185
 def outlier_bound(
     values: Tensor,   # any shape, not empty
 ) -> Tensor:          # one number

@@ -24,6 +24,7 @@ def has_steps(file: Path) -> bool:
     named_adapters(documents, adapters)
     return len(documents) > 1 or bool(adapters)
 
+# %% ../../nbs/lib/merge/mergekit_multi.ipynb #1c85481f
 def by_name(
     documents: list,
     file: Path,

@@ -36,6 +36,7 @@ class Slice:
     shared: dict     # parameters of all models in this slice
     ranges: dict = field(default_factory=dict)    # model -> (first, end) of its own layers
 
+# %% ../../nbs/lib/merge/mergekit_slices.ipynb #d3cc02cc
 def read_slice(
     entry,         # as YAML reads it
     base,          # as YAML reads the base of the file

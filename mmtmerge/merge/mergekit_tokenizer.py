@@ -84,6 +84,7 @@ def named_template(
     require(name in files, f"{where}: unknown template {name[:40]!r}: {nearest(name, sorted(files))}")
     return files[name].read_text(encoding="utf-8")
 
+# %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #bc39f5d2
 def text_of_template(
     folder: str,    # of a model
 ) -> str:           # empty where it has none

@@ -27,6 +27,7 @@ def one_switch(
     require(on or text in (*OFF, "0.0"), f"{where}: {value!r} is no switch: write true or false")
     return on
 
+# %% ../../nbs/lib/merge/mergekit_values.ipynb #64e8e8ac
 def one_number(
     value,         # as YAML reads it
     where: str,    # for messages: file and parameter
@@ -40,6 +41,7 @@ def one_number(
     require(isinstance(value, (int, float)), f"{where}: {value!r} is no number")
     return value
 
+# %% ../../nbs/lib/merge/mergekit_values.ipynb #02576193
 def whole_number(
     value,         # as YAML reads it
     where: str,    # for messages: file and parameter
@@ -49,6 +51,7 @@ def whole_number(
     require(number % 1 == 0, f"{where}: {value!r} is no whole number")
     return int(number)
 
+# %% ../../nbs/lib/merge/mergekit_values.ipynb #02db311e
 def reader_of(
     annotation,    # of a parameter
 ) -> tuple:        # (its type, the function that reads a value of it)

@@ -56,6 +56,7 @@ def for_whole_merge(
     "Whether a parameter belongs to the merge, and not to a model."
     return key in WHOLE or key == "epsilon" and method.startswith("ram")
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #b970d889
 LAMBDA = Parameter("lambda_", Parameter.KEYWORD_ONLY, default=1., annotation=float)
 
 def parameters_of(
@@ -173,6 +174,7 @@ def scopes_for(
         return scopes_of(config["slices"], folder, shared)
     return [(parameters, None) for parameters in (own, *shared)]
 
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #78ee0a38
 def given_in(
     scopes: list,    # of (mapping, range of layers or None)
     key: str,

@@ -73,6 +73,7 @@ def variance_across_experts(
 def keep_all(where, block):
     "A selection of everything."
 
+# %% ../../nbs/lib/merge/sce.ipynb #c902cd40
 def sce_selection(
     theta: Parameter,
     select_topk: float,
@@ -142,6 +143,7 @@ def sce_fuseai_plain(
     weights, _ = sce_weights(mean_squares, floor=0.)
     return erase_minority_plain(task_vectors, weights)
 
+# %% ../../nbs/lib/merge/sce.ipynb #8ae4e97c
 @method("fuseai", name="sce")
 def sce_fuseai(
     theta: Parameter,

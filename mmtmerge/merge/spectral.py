@@ -180,6 +180,7 @@ def polar(
     p, _, q = svd(u)
     return p @ q.T
 
+# %% ../../nbs/lib/merge/spectral.ipynb #344dfd56
 def is_matrix(
     theta: Parameter,
 ) -> bool:
@@ -192,6 +193,7 @@ def average(
     "Mean of the task vectors: for what is no matrix."
     return theta.map(lambda where, block: block.mean(0))
 
+# %% ../../nbs/lib/merge/spectral.ipynb #bdcce88b
 def total(
     theta: Parameter,
 ) -> Tensor:          # like the parameter, float32

@@ -191,6 +191,7 @@ def gram(self: Parameter, delta=True):
         products += wide @ wide.T
     return products
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #d7e5a261
 def cosine(
     gram: Tensor,   # (2, 2) inner products
 ) -> float:
@@ -225,6 +226,7 @@ def numbers(self: Parameter, value):
         return [float(x) for x in self.one_per_expert(value)]
     return [float(value)] * len(self.vectors.experts)
 
+# %% ../../nbs/lib/merge/task_vectors.ipynb #d001b7fd
 @patch
 def per_expert(self: Parameter, value):
     "A hyper-parameter as a column, (experts, 1) float32."

@@ -62,6 +62,7 @@ def write_tensors(
     save_file(tensors, path)
     path.chmod(0o644)
 
+# %% ../../nbs/lib/probe/recording.ipynb #43614724
 def write_features(
     features: torch.Tensor,   # (2 spans, depths, sentences, hidden)
     folder: Path,             # made if it is missing

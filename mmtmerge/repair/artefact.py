@@ -81,6 +81,7 @@ def read_shared(
     "The vectors that all directions share."
     return {name: fields["shared"] for name, fields in read_part(file).items()}
 
+# %% ../../nbs/lib/repair/artefact.ipynb #c6dc5968
 def write_shared(
     repair: Repair,
     trunk: Checkpoint,
@@ -142,6 +143,7 @@ def part_path(
     "Where a direction's part lies in an artefact."
     return f"adapters/{direction}/adapter_model.safetensors" if adapter else f"parts/{direction}.safetensors"
 
+# %% ../../nbs/lib/repair/artefact.ipynb #e1a9b043
 def spool_parts(
     repair: Repair,
     trunk: Checkpoint,
@@ -172,6 +174,7 @@ def ranks_of(
             ranks[name] = stored.shape[0]
     return ranks
 
+# %% ../../nbs/lib/repair/artefact.ipynb #9bddf92e
 def write_parts(
     repair: Repair,
     trunk: Checkpoint,
@@ -241,6 +244,7 @@ def input_rows(
         rows += [(who, f"{model.folder.name}/{file.name}", hashes[file]) for file in model.files]
     return rows
 
+# %% ../../nbs/lib/repair/artefact.ipynb #00668af5
 def make_artefact(
     repair: Repair,
     out: Path,            # appears whole or not at all

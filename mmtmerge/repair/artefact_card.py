@@ -29,6 +29,7 @@ def file_entry(
     "What parts.json says of a file."
     return dict(file=file, bytes=(folder / file).stat().st_size, xxh3_128=digest)
 
+# %% ../../nbs/lib/repair/artefact_card.ipynb #52dda7d3
 def write_about(
     folder: Path,
     rules: str,          # of all tensors
@@ -49,6 +50,7 @@ def names_a_file(entry) -> bool:
     "Whether an entry of parts.json says which file it is, and its hash."
     return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("file", "xxh3_128"))
 
+# %% ../../nbs/lib/repair/artefact_card.ipynb #0df1f2b7
 def is_whole(
     about: dict,   # of parts.json
 ) -> bool:
@@ -60,6 +62,7 @@ def is_whole(
     texts = [trunk.get("digest"), *tensors.values()]
     return bool(directions) and all(map(names_a_file, entries)) and all(isinstance(text, str) for text in texts)
 
+# %% ../../nbs/lib/repair/artefact_card.ipynb #017b117d
 def read_about(
     folder: Path,
 ) -> dict:
@@ -168,6 +171,7 @@ def vllm_section(directions, rank):
     modules = " ".join(f"{d}=DIR/adapters/{d}" for d in directions)
     return VLLM.format(rank=vllm_rank(rank), count=len(directions), modules=modules)
 
+# %% ../../nbs/lib/repair/artefact_card.ipynb #80d8eadc
 def llama_section(directions, one_rank):
     "How llama.cpp serves the adapters."
     if not one_rank:

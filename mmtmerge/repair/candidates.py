@@ -79,6 +79,7 @@ class Family:
     core: bool = False      # tried in every group
     contest: str = "parts"  # that chooses lam; its own name: one with its first value in place
 
+# %% ../../nbs/lib/repair/candidates.ipynb #007db756
 MERGE, MERGE_ALL = "merge", "merge with embeddings"
 BARE, BARE_SCRIPT, PARTS, PARTS_SCRIPT = "bare", "bare, script", "parts", "parts, script"
 PARTS_ALL, BLOCKS = "parts, embeddings merged", "blocks"
@@ -138,6 +139,7 @@ def trunk_of(
         return Trunk(kind)
     return Trunk(study.methods[0], lam, "merge" if kind == MERGE_ALL else "base")
 
+# %% ../../nbs/lib/repair/candidates.ipynb #79d9dcce
 def members(
     family: Family,
     study: Study,
@@ -162,11 +164,13 @@ def contest(
     lams = study.p.repair_lams
     return [Candidate(f"lam: {name}", trunk_of(trunk, study, lam), rules, keep, lam) for lam in lams]
 
+# %% ../../nbs/lib/repair/candidates.ipynb #a5997f92
 def middle_rank(study: Study) -> int:
     "The rank with which scales are chosen."
     ranks = study.p.repair_ranks
     return ranks[(len(ranks) - 1) // 2]
 
+# %% ../../nbs/lib/repair/candidates.ipynb #dee3942e
 def contests(
     study: Study,
     chosen: dict,            # of the main study: method -> hyper-parameters of its best merge; empty: no other method
@@ -218,6 +222,7 @@ def references(
         found += [Candidate(JOINT + name, Trunk(JOINT, snapshot=at), keep=keep) for at in joint]
     return found
 
+# %% ../../nbs/lib/repair/candidates.ipynb #85477dbb
 def controls(
     study: Study,
     bare: Trunk,     # the best under the target's script
@@ -257,6 +262,7 @@ def differing_targets(
     "Whether some directions have different target languages."
     return len({d.target for d in directions}) > 1
 
+# %% ../../nbs/lib/repair/candidates.ipynb #17ebccd1
 def joint_moments(
     study: Study,
     group: str,
@@ -268,6 +274,7 @@ def joint_moments(
         return []
     return ["", *study.snapshots(JOINT_NAME + group)]
 
+# %% ../../nbs/lib/repair/candidates.ipynb #4ecefb02
 def all_families(
     study: Study,
     group: str,

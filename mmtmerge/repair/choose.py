@@ -69,6 +69,7 @@ def point_retention(
         ratios.append(measured[d]["scores"][metric] / own if own else np.nan)
     return float(np.mean(ratios))
 
+# %% ../../nbs/lib/repair/choose.ipynb #2b99432b
 def best_of(
     contest: list,     # of Candidate
     measured: dict,    # name of a candidate -> what was measured
@@ -80,6 +81,7 @@ def best_of(
 
     return max(contest, key=kept)
 
+# %% ../../nbs/lib/repair/choose.ipynb #fa3a1c8a
 def at_edge(
     contest: list,      # of Candidate
     best: Candidate,
@@ -98,6 +100,7 @@ def is_artefact(
     trunk = candidate.trunk
     return bool(candidate.rules) and not (candidate.keep or candidate.swapped) and (trunk.merged or trunk.kind == BASE)
 
+# %% ../../nbs/lib/repair/choose.ipynb #2500e7dd
 def recommended(
     table: list,         # dicts: name, models, score, ci_low, of artefacts
     floor: float = FLOOR,

@@ -54,6 +54,7 @@ def even(
     filling = (0, odd) if dim == 1 else (0, 0, 0, odd)
     return pad(factor.detach().float(), filling).contiguous().numpy()
 
+# %% ../../nbs/lib/repair/kernels.ipynb #71cd877d
 def add_product(
     base: Tensor,          # (rows, columns) any floating type
     b: Tensor,             # (rows, rank) any floating type

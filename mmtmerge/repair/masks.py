@@ -21,6 +21,7 @@ def task_vector(base, expert):
     "Expert minus base, float32."
     return Difference(base, expert).residual
 
+# %% ../../nbs/lib/repair/masks.ipynb #7eaea849
 def sum_of_task_vectors(
     base: Tensor,
     experts: list,    # of tensors like it
@@ -40,6 +41,7 @@ def tall_mask(
     "Where the sum of the task vectors is mostly this direction's."
     return delta.abs() >= lam * (m - delta).abs()
 
+# %% ../../nbs/lib/repair/masks.ipynb #f2a11663
 def tall_plain(
     d: Difference,
     lam: float,
@@ -60,6 +62,7 @@ def add_shared(
         added *= stored["scale"][0]
     return added.add_(trunk)
 
+# %% ../../nbs/lib/repair/masks.ipynb #0786799e
 @part(add_shared, plain=tall_plain, unify=sum_of_task_vectors)
 def tall(
     d: Difference,
@@ -88,6 +91,7 @@ def agrees(
     "Whether two numbers have the same sign, and neither is zero; their product could underflow."
     return (a.sign() == b.sign()) & (b != 0)
 
+# %% ../../nbs/lib/repair/masks.ipynb #9b4f27ea
 def elected(
     base: Tensor,
     experts: list,    # of tensors like it
@@ -112,6 +116,7 @@ def emr_sums(
     sums = torch.tensor([sum_of_magnitudes(t) for t in (delta, selected)], dtype=torch.float64)
     return sums / max(delta.numel(), 1) if published else sums
 
+# %% ../../nbs/lib/repair/masks.ipynb #9be8e656
 def emr_scale(
     sums: Tensor,   # (2,) of `emr_sums`, added up over the model
 ) -> float:
@@ -131,6 +136,7 @@ def emr_of_tensor_plain(
         scale = float(d.residual.abs().sum() / masked.abs().sum().clamp(min=1e-30))
     return scale * masked
 
+# %% ../../nbs/lib/repair/masks.ipynb #bc787f06
 @part(add_shared, plain=emr_of_tensor_plain, unify=elected, measure=emr_sums, combine=emr_scale)
 def emr(
     d: Difference,

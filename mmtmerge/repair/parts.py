@@ -232,6 +232,7 @@ def take_whole(trunk, stored, shared):
     "The expert's own weights."
     return stored["whole"].clone()
 
+# %% ../../nbs/lib/repair/parts.ipynb #a5eb8a92
 @part(take_whole, plain=whole_plain)
 def whole(
     d: Difference,

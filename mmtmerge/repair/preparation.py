@@ -143,6 +143,7 @@ def sharing(
     "The tensors whose parts use a vector that all directions share."
     return [name for name, rule in repair.rule_of.items() if part_of(rule, repair.shapes[name])[0].needs_shared]
 
+# %% ../../nbs/lib/repair/preparation.ipynb #e38af70c
 def check_repair(
     repair: Repair,
     out: Path,
@@ -175,6 +176,7 @@ def bytes_an_entry(
     trunk, expert, shared = torch.randn(3, PROBE, PROBE, generator=g)
     return stored_bytes(encode(rule, trunk, expert, shared, statistic=1.)) / PROBE**2
 
+# %% ../../nbs/lib/repair/preparation.ipynb #7e98e99f
 def expected_bytes(
     rule: Rule,
     tensor: torch.Tensor,    # a header

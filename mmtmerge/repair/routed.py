@@ -77,6 +77,7 @@ def opened(
         self.checked[name] = read(file)
     return self.checked[name]
 
+# %% ../../nbs/lib/repair/routed.ipynb #36d49c5d
 @patch
 def part(self: Artefact, direction: str) -> dict:
     "The part of a direction: name -> field -> tensor. Raises UserError if it cannot be used."
@@ -85,6 +86,7 @@ def part(self: Artefact, direction: str) -> dict:
         require(name in stored, f"{self.folder}: the part of {direction} lacks {name!r}: make the artefact again")
     return stored
 
+# %% ../../nbs/lib/repair/routed.ipynb #5542604f
 @patch
 def shared(self: Artefact) -> dict:
     "The vectors that all directions share: name -> tensor; empty if there are none."
@@ -186,6 +188,7 @@ def instruction(self: Routed, direction: str) -> str:
                   "make the artefact again with instructions, or write it there")
     return text
 
+# %% ../../nbs/lib/repair/routed.ipynb #bc3bf110
 def in_order(
     directions,        # a name, or a list with one for each source
     sources: list,
@@ -207,6 +210,7 @@ def of_sources(
         return {}
     return dict(keep=[keep[i] for i in numbers] if isinstance(keep, (list, tuple)) else keep)
 
+# %% ../../nbs/lib/repair/routed.ipynb #603c8c71
 @patch
 def translate(
     self: Routed,

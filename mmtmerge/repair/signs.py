@@ -26,6 +26,7 @@ def packed(
     bits = mask.reshape(-1).cpu().numpy()
     return torch.from_numpy(np.packbits(bits, bitorder="little"))
 
+# %% ../../nbs/lib/repair/signs.ipynb #7dfab734
 def unpacked(
     plane: Tensor,   # of `packed`
     n: int,          # how many bits
@@ -56,6 +57,7 @@ def sum_of_magnitudes(
     flat = t.reshape(-1)
     return sum(float(flat[where].abs().double().sum()) for where in slices(len(flat), BLOCK))
 
+# %% ../../nbs/lib/repair/signs.ipynb #b21f46b5
 def mean_magnitude(
     t: Tensor,     # any shape
     rows: bool,    # one mean for each row, where there are rows
@@ -103,6 +105,7 @@ def sign_planes(
         scales.append(scale)
     return dict(signs=torch.stack(planes), scale=torch.stack(scales))
 
+# %% ../../nbs/lib/repair/signs.ipynb #fe0b6637
 def sum_of_planes(
     stored: dict,    # `signs` and `scale`
     shape: tuple,
@@ -120,6 +123,7 @@ def add_planes(trunk, stored, shared):
     "Trunk plus signs times scales."
     return sum_of_planes(stored, trunk.shape).add_(trunk)
 
+# %% ../../nbs/lib/repair/signs.ipynb #0d3e19a2
 @part(add_planes, plain=bits_plain)
 def bits(
     d: Difference,
@@ -149,6 +153,7 @@ def add_planes_and_low_rank(trunk, stored, shared):
     "Trunk plus signs times scales plus the product of the factors."
     return sum_of_planes(stored, trunk.shape).add_(low_rank_product(stored)).add_(trunk)
 
+# %% ../../nbs/lib/repair/signs.ipynb #b3aad20e
 @part(add_planes_and_low_rank, plain=bits_low_rank_plain, matrices=True)
 def bits_low_rank(
     d: Difference,

@@ -29,6 +29,7 @@ def kept_number(
     "How many entries are kept: at least one, if there is one."
     return min(n, max(1, round(rho * n)))
 
+# %% ../../nbs/lib/repair/sparse.ipynb #47225149
 def largest(
     values: Tensor,   # any shape; magnitudes count
     k: int,           # how many
@@ -69,6 +70,7 @@ def compressed(
     squeezed = zlib.compress(packed(mask).numpy().tobytes(), LEVEL)
     return torch.frombuffer(bytearray(squeezed), dtype=torch.uint8)
 
+# %% ../../nbs/lib/repair/sparse.ipynb #5b55a6d6
 def decompressed(
     squeezed: Tensor,   # of `compressed`
     n: int,             # how many bits
@@ -88,6 +90,7 @@ def ternary_planes(
     positive[mask] = unpacked(stored["signs"], int(mask.sum()))
     return dict(mask=packed(mask), signs=packed(positive), scale=stored["scale"])
 
+# %% ../../nbs/lib/repair/sparse.ipynb #1c2cac36
 def ternary_memory(stored, shape):
     "Bytes of two bit planes and the scale."
     plane = -(-int(np.prod(shape)) // 8)
@@ -128,6 +131,7 @@ def drop_plain(
     mask = keep_mask(p, key, slice(0, d.trunk.numel())).view(d.trunk.shape)
     return torch.where(mask, d.residual / (1 - p), 0.)
 
+# %% ../../nbs/lib/repair/sparse.ipynb #cba0bdd5
 def add_kept_entries(trunk, stored, shared):
     "Trunk plus the entries that were kept."
     p, key = float(stored["p"][0]), stored["key"].tolist()
@@ -161,12 +165,14 @@ def rows_plain(
     total[kept] = d.residual[kept]
     return total
 
+# %% ../../nbs/lib/repair/sparse.ipynb #6a71e11f
 def put_rows(trunk, stored, shared):
     "The trunk with some of the expert's own rows."
     weights = trunk.clone()
     weights[stored["rows"].long()] = stored["whole"].to(trunk.dtype)
     return weights
 
+# %% ../../nbs/lib/repair/sparse.ipynb #369be290
 @part(put_rows, plain=rows_plain, matrices=True)
 def rows(
     d: Difference,

@@ -120,6 +120,7 @@ def rank_of(rules: list):   # of Rule; -> r, or None
     ranks = {rule.hyper["r"] for rule in rules if rule.part == "low_rank"}
     return ranks.pop() if len(ranks) == 1 and all(rule.part == "low_rank" for rule in rules) else None
 
+# %% ../../nbs/lib/repair/trials.ipynb #07423e40
 def truncated(
     parts: dict,   # name -> what is stored, with factors of a larger rank
     r: int,
@@ -213,11 +214,13 @@ def weights(self: Trials, candidate: Candidate) -> tuple:
     touched = {d: lambda own=parts[owners[d]]: switched(state, own, rules, shared) for d in experts}
     return touched, size
 
+# %% ../../nbs/lib/repair/trials.ipynb #7a7a4b74
 @patch
 def owners(self: Trials, candidate: Candidate) -> dict:   # direction -> direction
     "Whose part every direction is given."
     return owners_of(self.targets, candidate.swapped)
 
+# %% ../../nbs/lib/repair/trials.ipynb #0c685e7f
 @torch.no_grad()
 def overwrite(
     parameters: dict,   # name -> parameter of the resident model
@@ -228,6 +231,7 @@ def overwrite(
     for name, parameter in parameters.items():
         parameter.copy_(touched.get(name, weights[name]))
 
+# %% ../../nbs/lib/repair/trials.ipynb #a4c58c74
 @patch
 def become(self: Trials, candidate: Candidate, direction: str, touched: dict):
     "Give the resident model the weights of a candidate in one direction."
@@ -242,6 +246,7 @@ def measure(self: Trials, candidate: Candidate) -> dict:
         self.keep(candidate, *self.statistics(candidate))
     return self.measured[candidate.name]
 
+# %% ../../nbs/lib/repair/trials.ipynb #bfce467b
 @patch
 def statistics(self: Trials, candidate: Candidate) -> tuple:
     "(direction -> statistics and faults, size in models)."
@@ -256,6 +261,7 @@ def statistics(self: Trials, candidate: Candidate) -> tuple:
             found[direction]["owner_script"] = share_in_script(made.texts, owner.script)
     return found, size
 
+# %% ../../nbs/lib/repair/trials.ipynb #ca1ac62d
 @patch
 def keep(self: Trials, candidate: Candidate, found: dict, size: dict):
     "Append what was measured to the file."
@@ -277,6 +283,7 @@ def owners_of(
         found[direction] = owner if swapped else direction
     return found
 
+# %% ../../nbs/lib/repair/trials.ipynb #610290c0
 def share_in_script(
     texts: list,
     script: str,

@@ -42,6 +42,7 @@ def is_attention(name, shape):
     modules = name.split(".")
     return any(word in modules for word in ("self_attn", "attn", "attention"))
 
+# %% ../../nbs/lib/repair/where.ipynb #f0af5393
 def is_embedding(name, shape):
     "Whether a tensor is indexed by the vocabulary."
     return bool(embedding_names([name]))
@@ -141,6 +142,7 @@ def selected_blocks(
         return where.numbers
     return SELECTIONS[where.selection](blocks, *where.numbers)
 
+# %% ../../nbs/lib/repair/where.ipynb #b525250a
 def fits(
     where: Where,
     name: str,      # of the tensor
@@ -157,6 +159,7 @@ def value_of(node):
     "A number, a switch or a word. Raises ValueError for anything else."
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
+# %% ../../nbs/lib/repair/where.ipynb #4bb0d605
 def parse_call(
     text: str,     # PART of a rule
 ) -> tuple:        # name, values without a name, hyper-parameters by name
@@ -200,6 +203,7 @@ def part_text(
     words = [str(hyper[key]) if key == order[0] else f"{key}={hyper[key]}" for key in given]
     return f"{name}({', '.join(words)})" if words else name
 
+# %% ../../nbs/lib/repair/where.ipynb #c6914bcb
 @dataclass(frozen=True)
 class Rule:
     "Tensors and the part that they get. Raises UserError for wrong tensors, parts or values."
@@ -228,6 +232,7 @@ def parse_rules(
         rules.append(Rule(where, *parse_part(part)))
     return rules
 
+# %% ../../nbs/lib/repair/where.ipynb #52680bfb
 def rules_text(rules) -> str:
     "Text of rules, which `parse_rules` reads."
     return "; ".join(map(str, rules))

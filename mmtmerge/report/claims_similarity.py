@@ -42,6 +42,7 @@ def on_side(
     pivot, asked = "en", Direction.parse(direction)
     return asked.target == pivot if topology == MANY_TO_ONE else asked.source == pivot
 
+# %% ../../nbs/lib/report/claims_similarity.ipynb #ea3cdb62
 def paper_last(
     topology: str,
     span: str,     # source | target

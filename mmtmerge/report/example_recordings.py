@@ -68,6 +68,7 @@ class Planted:
             save_recording(made, result.parent / direction)
         write_json(result, dict(result={}))
 
+# %% ../../nbs/lib/report/example_recordings.ipynb #9108451f
 def planted(study: Study) -> Planted:
     "What all models of a study share."
     rng = np.random.default_rng(0)

@@ -250,6 +250,7 @@ def expert_style(
     color = COLORS[study.languages.index(study.language_of(expert)) % len(COLORS)]
     return dict(color=color, ls="-" if study.direction(expert).target == study.pivot else "--")
 
+# %% ../../nbs/lib/report/figures.ipynb #0bcfe340
 def layer_panel(
     study: Study,
     ax,
@@ -260,6 +261,7 @@ def layer_panel(
     for expert, line in rows.groupby("expert", sort=False):
         ax.plot(line.layer, line[quantity], lw=1.3, label=expert, **expert_style(study, expert))
 
+# %% ../../nbs/lib/report/figures.ipynb #0439346f
 def conflict_panel(
     ax,
     rows: pd.DataFrame,    # of one group, with columns expert, layer and conflicts

@@ -133,6 +133,7 @@ def point_rows(
             rows.append(row)
     return rows
 
+# %% ../../nbs/lib/report/frontier.ipynb #4026d493
 def mean_fault(made: dict, directions: list, kind: str) -> float:
     "Mean share of a fault over directions."
     return float(np.mean([made["directions"][d]["diagnosis"][kind] for d in directions]))
@@ -142,6 +143,7 @@ def against_joint(repaired: Repaired, group: str, directions: list, metric: str,
     difference = kept - repaired.retention(group, JOINT_POINT, directions, metric)
     return {f"minus_joint_{name}": value for name, value in summary(difference).items()}
 
+# %% ../../nbs/lib/report/frontier.ipynb #15c6a512
 def repaired_table(
     results: Results,
     points: dict,       # group -> names of its points
@@ -218,6 +220,7 @@ def cell(table: pd.DataFrame, **where):
         found = found[found[column] == value]
     return found.iloc[0]
 
+# %% ../../nbs/lib/report/frontier.ipynb #961e75b2
 def headline(
     table: pd.DataFrame,   # of `repaired_table`
     group: str,

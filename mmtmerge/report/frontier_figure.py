@@ -94,6 +94,7 @@ def size_axis(
     ax.set_xticks(beyond_one(ticks), [f"{t:g}" for t in ticks])
     ax.minorticks_off()
 
+# %% ../../nbs/lib/report/frontier_figure.ipynb #d408c1f8
 def message(rows: pd.DataFrame) -> str:
     "What the figure says, from its own numbers."
     line = rows[rows.family == "low rank on the merge"]
@@ -101,6 +102,7 @@ def message(rows: pd.DataFrame) -> str:
     best = line.loc[line.score.idxmax()]
     return f"{best.models:.2f} models keep {best.score:.0%},\none bare merge {bare.score.max():.0%} (dev)"
 
+# %% ../../nbs/lib/report/frontier_figure.ipynb #84446ad4
 def frontier(
     table: pd.DataFrame,   # of `frontier_table`
     groups: list,          # one column each

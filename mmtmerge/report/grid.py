@@ -55,6 +55,7 @@ def dev_statistics(
             found.setdefault(merge, {}).setdefault(direction, []).extend(by_metric["chrF2"])
     return found
 
+# %% ../../nbs/lib/report/grid.ipynb #ef9e9707
 def dev_interval(
     study: Study,
     statistics: dict,   # direction -> list of chrF2's statistics

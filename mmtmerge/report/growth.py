@@ -85,6 +85,7 @@ def retained(
     "What a merge keeps of its experts' scores."
     return {d: ratio(merged[d], experts[d]) for d in experts}
 
+# %% ../../nbs/lib/report/growth.ipynb #9c3b9bc2
 def growth_rows(
     results: Results,
     group: str,

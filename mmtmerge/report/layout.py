@@ -123,6 +123,7 @@ def range_of_directions(
             same &= tidy[name] == mean[name]
     return tidy.score[same].min(), tidy.score[same].max()
 
+# %% ../../nbs/lib/report/layout.ipynb #ca637005
 def with_range(
     study: Study,
     tidy: pd.DataFrame,    # of translation_table, retention_table or growth_table

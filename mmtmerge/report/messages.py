@@ -30,6 +30,7 @@ def without_embeddings(table: pd.DataFrame) -> pd.DataFrame:
     "The rows of what MergeBench merges."
     return table[table.embeddings == "without"]
 
+# %% ../../nbs/lib/report/messages.ipynb #563803aa
 def deltas_message(
     study: Study,
     deltas: pd.DataFrame,   # of task_vectors.whole_table
@@ -41,6 +42,7 @@ def deltas_message(
              for n, share in rows.groupby(sizes).conflicts.mean().items()]
     return f"Signs conflict in {' and '.join(found)}"
 
+# %% ../../nbs/lib/report/messages.ipynb #d35348e4
 def pairs_message(
     pairs: pd.DataFrame,    # of task_vectors.pairs_table
 ) -> str:
@@ -63,6 +65,7 @@ def neurons_message(
     experts = by_model[[system in study.directions for system in by_model.index]]
     return f"The base has {by_model['base']:.0f} language-specific neurons, an expert {experts.mean():.0f} on average"
 
+# %% ../../nbs/lib/report/messages.ipynb #144c36b0
 def usage_message(
     study: Study,
     means: pd.DataFrame,    # of neuron_tables.usage_means, all groups
@@ -85,6 +88,7 @@ def cka_message(
              for comparison in mean.index.unique("comparison")]
     return f"{group}: CKA in early and in late layers is {', '.join(found)}"
 
+# %% ../../nbs/lib/report/messages.ipynb #8f77c5ff
 def angles_message(
     dims: pd.DataFrame,     # of similarity_tables.angles_by_dimension
 ) -> str:

@@ -64,6 +64,7 @@ def pair_kind(
         return "base and merge" if with_base else "expert and merge"
     return "base and expert" if with_base else "experts"
 
+# %% ../../nbs/lib/report/named_lines.ipynb #489457bb
 def pair_kinds(study: Study, table: pd.DataFrame) -> list:
     "The kind of every row's pair."
     return [pair_kind(study, a, b) for a, b in zip(table.a, table.b)]

@@ -126,6 +126,7 @@ def exporter():
     from nbconvert import HTMLExporter   # not before it is asked for
     return HTMLExporter(template_name="basic")
 
+# %% ../../nbs/lib/report/page.ipynb #5d9d3d6f
 def notebook_page(
     study: Study,
     path: Path,      # of an executed notebook
@@ -158,6 +159,7 @@ def write_notebook_pages(study: Study) -> list:   # paths of the notebooks
             write_whole(page, notebook_page(study, path))
     return notebooks
 
+# %% ../../nbs/lib/report/page.ipynb #fc1aa8c7
 def notebook_entry(
     path: Path,           # of an executed notebook
 ) -> dict:                # title, path, page (empty where there is none)
@@ -172,6 +174,7 @@ def sentences_of(quoted: Quoted) -> int:   # 0 where no number is known yet
     "Test sentences of the study."
     return quoted.numbers()["sentences"] if quoted.has("numbers.json") else 0
 
+# %% ../../nbs/lib/report/page.ipynb #6290a555
 def report_page(study: Study) -> str:      # HTML
     "The report of a profile."
     quoted = Quoted(study)

@@ -53,6 +53,7 @@ def fixed(
     shown = f"{x:.{digits}f}"
     return shown.replace("-", "−") if float(shown) else shown.removeprefix("-")
 
+# %% ../../nbs/lib/report/quoted.ipynb #dd578ad9
 def short(x: float) -> str:
     "A number with about three digits."
     if pd.isna(x):
@@ -74,6 +75,7 @@ def ends(
     "An interval in brackets."
     return f"[{fixed(low, digits)}, {fixed(high, digits)}]"
 
+# %% ../../nbs/lib/report/quoted.ipynb #2e0220f6
 def estimate(
     x: float,
     low: float,
@@ -141,6 +143,7 @@ def finding(
     rows = self.table("findings")
     return rows[(rows.claim == claim) & (rows.metric == metric) & (rows.subject == "mean")].iloc[0]
 
+# %% ../../nbs/lib/report/quoted.ipynb #1d8a6cd8
 @patch
 def points(self: Quoted, claim: str, metric: str) -> str:
     "A difference of retentions in points, with its interval."
@@ -153,6 +156,7 @@ def difference(self: Quoted, claim: str, metric: str) -> str:
     row = self.finding(claim, metric)
     return estimate(row.value, row.ci_low, row.ci_high)
 
+# %% ../../nbs/lib/report/quoted.ipynb #eea1fea4
 @patch
 def published(self: Quoted, claim: str, metric: str) -> str:
     "The same expression over the published figures."
@@ -170,6 +174,7 @@ def rho(
     row = rows[(rows.probe == probe) & (rows.groups == groups)].iloc[0]
     return estimate(row.rho, row.ci_low, row.ci_high, 2)
 
+# %% ../../nbs/lib/report/quoted.ipynb #d015ce09
 @patch
 def verdicts(self: Quoted) -> dict:   # holds | does not hold | cannot tell | not tested | all -> claims
     "How the claims of Section 5 went."

@@ -49,6 +49,7 @@ def kept_systems(
     directions = directions_of_topology(study, topology)
     return merge_rows(study, topology) | {BASE: dict.fromkeys(directions, System())}
 
+# %% ../../nbs/lib/report/retention.ipynb #08b2b3ec
 def retention_table(
     results: Results,
 ) -> pd.DataFrame:  # kind, system, direction, metric, score, ci_low, ci_high, paper, lowest, highest

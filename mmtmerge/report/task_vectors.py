@@ -185,6 +185,7 @@ def pairs_by_layer(sums: dict) -> pd.DataFrame:
     "Every two experts of one group, layer by layer, without the embeddings."
     return pairwise(without_embeddings(sums), ["layer"])
 
+# %% ../../nbs/lib/report/task_vectors.ipynb #38ce8dd5
 def pairs_by_tensor(sums: dict) -> pd.DataFrame:
     "Every two experts of one group, tensor by tensor, the embeddings among them."
     return pairwise(sums, ["parameter"])

@@ -44,6 +44,7 @@ def title(fig, message: str):
     letters = int(11.5 * fig.get_figwidth())     # so many bold letters an inch
     fig.suptitle(textwrap.fill(message, letters), fontsize=11, fontweight="bold", x=.01, ha="left")
 
+# %% ../../nbs/lib/report/theme.ipynb #9d480274
 def save(
     fig,
     path: Path,          # its ending, .png or .svg, is not needed

@@ -71,6 +71,7 @@ def known_runs(
     runs = plan(study, target) if target else everything(study).values()
     return {r.id: r for r in runs if r.folder != "report"}
 
+# %% ../../nbs/lib/study/collect.ipynb #a86a06ff
 def by_direction(
     study: Study,
     stage: str,
@@ -122,6 +123,7 @@ def link_weights(source: str, to: str):
     except OSError:
         shutil.copy2(source, to)
 
+# %% ../../nbs/lib/study/collect.ipynb #17dbd6d1
 def select(
     study: Study,
     sources: list,  # folders

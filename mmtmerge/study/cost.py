@@ -76,6 +76,7 @@ def stated(
         )
     return section("shape", base)
 
+# %% ../../nbs/lib/study/cost.ipynb #f0845e04
 def shape_of(
     base: str,  # a base of settings.ini
 ) -> Shape:
@@ -100,6 +101,7 @@ class PairTokens:
     shared: float   # of these, what the sentences of a batch share: the instruction
     answer: float   # translation and its end
 
+# %% ../../nbs/lib/study/cost.ipynb #5e4a47d3
 def sentence_tokens(
     study: Study,
     direction: str,
@@ -124,6 +126,7 @@ def training_tokens(
         answers += pairs * pair.answer
     return tokens, answers
 
+# %% ../../nbs/lib/study/cost.ipynb #5c8c593b
 def epoch_steps(
     study: Study,
     expert: str,     # a direction, or joint:GROUP
@@ -143,6 +146,7 @@ def trained_bytes(
     "Bytes of a weight while it is trained, of its gradient and of each of its states."
     return BYTES["float32" if where.master else dtype]
 
+# %% ../../nbs/lib/study/cost.ipynb #4c59f9d1
 def copied_bytes(
     shape: Shape,
     dtype: str,
@@ -155,6 +159,7 @@ def copied_bytes(
     several = where.processes > 1
     return shape.parameters * (size * several + low * (size != low))
 
+# %% ../../nbs/lib/study/cost.ipynb #ce47bacf
 def activation_bytes(
     shape: Shape,
     dtype: str,
@@ -248,6 +253,7 @@ def longest(
     "Tokens of the longest sentence of a batch, in means."
     return LONGEST if machine.p.max_words else max(LONGEST, machine.p.max_tokens / length)
 
+# %% ../../nbs/lib/study/cost.ipynb #f7dda943
 def training_gb(
     machine: Machine,
     where: Launch,
@@ -260,6 +266,7 @@ def training_gb(
     parts = training_memory(machine.shape, machine.p.dtype, where, times * length, times * answers, each)
     return (parts["total"] - OVERHEAD) / 1e9
 
+# %% ../../nbs/lib/study/cost.ipynb #369f3df4
 def decoding_gb(
     machine: Machine,
     directions: list,
@@ -337,6 +344,7 @@ def saved_gb(
     again = where.sharded * (1 + 2 * shape.tied * shape.head / shape.parameters)
     return math.ceil(steps / spacing(p, steps)) * (3 + again) * machine.trained
 
+# %% ../../nbs/lib/study/cost.ipynb #70bd8d8c
 def member_gb(
     machine: Machine,
     direction: str,
@@ -402,6 +410,7 @@ def deltas(machine: Machine, params: dict) -> dict:
     seconds = machine.disk_seconds(models * machine.weights) + 10 * models * machine.full
     return dict(flops=0, seconds=seconds, **memory(machine, 0, (models + 1) * machine.weights))
 
+# %% ../../nbs/lib/study/cost.ipynb #b85b713a
 def translate(machine: Machine, params: dict) -> dict:
     "Translations of one system; CTranslate2 converts it first, in float32, and keeps that."
     p, directions = machine.p, machine.study.directions_of(params["direction"])
@@ -425,6 +434,7 @@ def probe(machine: Machine, params: dict) -> dict:
     return dict(flops=flops, seconds=seconds, disk_gb=len(directions) * (features + counts) / 1e9,
                 **memory(machine, machine.weights, machine.weights))
 
+# %% ../../nbs/lib/study/cost.ipynb #5abdec98
 def report(machine: Machine, params: dict) -> dict:
     "A report reads results and computes no model."
     return dict(flops=0, seconds=5, **memory(machine, 0, 0))

@@ -31,6 +31,7 @@ def no_settings(params: dict) -> str:
     "A stage whose runs all read the same settings."
     return ""
 
+# %% ../../nbs/lib/study/declaration.ipynb #84c14ccb
 def no_parameters(study: Study, key: str):
     "A stage whose runs cannot be told by their key alone."
     return None
@@ -71,6 +72,7 @@ def run(self: Stage, **params) -> "Run":
 def path(self: Stage) -> Path:
     return root() / "nbs" / f"{self.notebook}.ipynb"
 
+# %% ../../nbs/lib/study/declaration.ipynb #879a4971
 @patch
 def gpus_of(self: Stage, profile: str) -> int:
     "GPUs of one machine that a run takes under a profile."
@@ -79,6 +81,7 @@ def gpus_of(self: Stage, profile: str) -> int:
         return 0
     return where.devices if self.gpus == "all" else 1
 
+# %% ../../nbs/lib/study/declaration.ipynb #19751471
 @patch
 def key_of(self: Stage, params: dict) -> str:
     "The name of a run among those of its stage."

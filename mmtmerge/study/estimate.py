@@ -45,6 +45,7 @@ class Cost:
     def device_hours(self) -> float:
         return self.seconds * self.devices / 3600
 
+# %% ../../nbs/lib/study/estimate.ipynb #c53bac54
 def run_cost(
     machine: Machine,
     run: Run,
@@ -68,6 +69,7 @@ def planned(
     costs = [run_cost(machine, run) for run in runs]
     return pd.DataFrame([vars(c) | dict(device_hours=c.device_hours) for c in costs])
 
+# %% ../../nbs/lib/study/estimate.ipynb #3f899b62
 def totals(table: pd.DataFrame) -> pd.DataFrame:   # one row a stage and one for all
     "Sums of a plan; of memory and of what passes, the largest."
     sums = dict.fromkeys(("runs", "steps", "flops", "device_hours", "disk_gb", "cache_gb"), "sum")
@@ -103,6 +105,7 @@ def steps_in_words(study: Study) -> str:
         words += [f"{n} ({name})" for name, n in steps.items()]
     return ", ".join(words)
 
+# %% ../../nbs/lib/study/estimate.ipynb #bdbae02f
 def assumptions(study: Study) -> str:
     "What a plan rests on, in words."
     p, where, tokens = study.p, launch(study.profile), stated(study.p.base)["tokens"]
@@ -214,6 +217,7 @@ def disks(study: Study) -> list:   # of (folder, GB free there, columns of a pla
         disk[2].extend(columns)
     return list(out.values())
 
+# %% ../../nbs/lib/study/estimate.ipynb #d6321af5
 def check_disk(
     table: pd.DataFrame,
     folder: Path,
@@ -298,6 +302,7 @@ def measured(
         rows.append(("disk_gb of a checkpoint", machine.weights, result["result"]["disk_mb"] / 1e3))
     return [dict(run=str(run), stage=run.folder, what=what, planned=a, measured=b) for what, a, b in rows]
 
+# %% ../../nbs/lib/study/estimate.ipynb #5460fde1
 def against_measured(
     study: Study,
 ) -> pd.DataFrame:  # run, stage, what, planned, measured, ratio

@@ -35,6 +35,7 @@ def assigned(statement: ast.stmt) -> tuple:  # name, value
     target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
     return target.id, ast.literal_eval(statement.value)
 
+# %% ../../nbs/lib/study/notebook_parameters.ipynb #35398059
 def parameters(
     notebook: Path,
 ) -> dict:  # name -> default
@@ -103,6 +104,7 @@ def missing(
     unset = [name for name, value in asked.items() if value is None]
     return unset + [name for name in stage.named_by if name not in given]
 
+# %% ../../nbs/lib/study/notebook_parameters.ipynb #08b8060b
 def asked_for(
     stage: Stage,
     given: dict,           # parameters, as text or typed

@@ -86,6 +86,7 @@ def module_code(
     tree = without_prose(path.read_text(encoding="utf-8"))
     return f"{name}\n{ast.unparse(tree)}", frozenset(imported(tree, name))
 
+# %% ../../nbs/lib/study/provenance.ipynb #7aa86ff3
 def modules_behind(
     names: set,     # dotted names below mmtmerge
 ) -> dict:          # name -> code of every module among them and behind them
@@ -172,6 +173,7 @@ def versions() -> dict:  # package -> version, of those that are installed
             found[package] = importlib.metadata.version(package)
     return found | dict(mmtmerge=__version__)     # of the code that runs, not of the one that was installed
 
+# %% ../../nbs/lib/study/provenance.ipynb #9aee5f7e
 def gpu_name():  # str, or None
     "Name of the GPU that this process sees. Asking starts CUDA, so it is asked at the end of a notebook only."
     torch = sys.modules.get("torch")
@@ -197,6 +199,7 @@ def changed_digests(
     "The digests of a result that are not those of today."
     return [what for what, digest in digests_of(study, run).items() if result.get(what) != digest]
 
+# %% ../../nbs/lib/study/provenance.ipynb #165683eb
 def files_are_here(
     study: Study,
     run: Run,
@@ -208,6 +211,7 @@ def files_are_here(
         names.append(f"report/{run.key}.ipynb")
     return all((study.out / name).exists() for name in names)
 
+# %% ../../nbs/lib/study/provenance.ipynb #46d00ffb
 def inputs_are_same(
     study: Study,
     result: dict,
@@ -268,6 +272,7 @@ def refuse_other_values(
         if why in wrong:
             raise UserError(f"{run} cannot be accepted: {why}. Rebuild without --accept-code to make it again")
 
+# %% ../../nbs/lib/study/provenance.ipynb #fe6aad19
 def accepted(
     study: Study,
     inputs: list,      # (stage, key) of the results that are read

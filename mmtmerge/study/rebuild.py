@@ -50,6 +50,7 @@ def ram_gb() -> float:
 
     return psutil.virtual_memory().total / 1e9
 
+# %% ../../nbs/lib/study/rebuild.ipynb #1e6fe130
 def refuse_without_gpus(
     study: Study,
     runs: list,
@@ -208,6 +209,7 @@ def check_corpus(
     for direction in study.directions:
         corpus.sides(direction)
 
+# %% ../../nbs/lib/study/rebuild.ipynb #8b31cbab
 def check_tokenisers(
     study: Study,
 ):

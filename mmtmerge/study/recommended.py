@@ -21,6 +21,7 @@ def retention_by_direction(
     own = scores["experts"]
     return {d: made["chrF2"] / own[d]["chrF2"] for d, made in scores[name].items()}
 
+# %% ../../nbs/lib/study/recommended.ipynb #eab317b1
 def trunk_arguments(
     spec: dict,   # of a candidate
 ) -> dict:        # arguments of repair_checkpoints

@@ -98,6 +98,7 @@ def relative_names(study: Study, paths) -> list:
     "Paths below the study's outputs, as they stand in records."
     return [Path(p).resolve().relative_to(study.out.resolve()).as_posix() for p in paths]
 
+# %% ../../nbs/lib/study/runner.ipynb #dde6e212
 def record_of(
     active: ActiveRun,
     made: list,      # paths of files
@@ -156,6 +157,7 @@ def missing_inputs(active: ActiveRun) -> list:   # runs
             missing.append(run)
     return missing
 
+# %% ../../nbs/lib/study/runner.ipynb #1a665048
 def refuse_unmade(active: ActiveRun):
     "Raises UserError, with the command that makes them, where inputs of this run are missing."
     names = ", ".join(map(str, missing_inputs(active)))
@@ -163,6 +165,7 @@ def refuse_unmade(active: ActiveRun):
         command = f"mmtmerge rebuild {active.run} --profile {active.study.profile}"
         raise UserError(f"{active.stage.path.name} reads {names}, not made yet: `{command}` makes all it needs")
 
+# %% ../../nbs/lib/study/runner.ipynb #c522f751
 def keep_apart(active: ActiveRun):
     "Where a good result is there, let this notebook work in a folder of its own."
     result = active.run.result(active.study)
@@ -172,6 +175,7 @@ def keep_apart(active: ActiveRun):
     active.folder.mkdir(exist_ok=True)
     print(f"{active.run} is made already: what this notebook computes is shown, and does not replace it")
 
+# %% ../../nbs/lib/study/runner.ipynb #9fc3305f
 def refuse_replacing(active: ActiveRun):
     "Raises UserError where the result of the pipeline would be replaced by hand."
     if active.apart:
@@ -338,6 +342,7 @@ def work_of(
     inputs = {name: sha256(path) for name, path in results.items() if path.exists()}
     return dict(digests_of(study, run), asked=run.given, inputs=inputs)
 
+# %% ../../nbs/lib/study/runner.ipynb #39ff0f3c
 def begun_work(
     study: Study,
     run: Run,
@@ -347,6 +352,7 @@ def begun_work(
         return read_json(run.result(study).parent / "work.json")
     return {}
 
+# %% ../../nbs/lib/study/runner.ipynb #bc0f2902
 def clear_other_work(
     study: Study,
     run: Run,
@@ -375,6 +381,7 @@ def trained_on_gpus(
     folder = run.result(study).parent
     return (folder / "checkpoint").exists() or any(folder.glob("trainer/checkpoint-*"))
 
+# %% ../../nbs/lib/study/runner.ipynb #5f0b366b
 def costly(
     study: Study,
     run: Run,

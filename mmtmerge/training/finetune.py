@@ -56,7 +56,7 @@ LIGER = dict(cross_entropy=False, fused_linear_cross_entropy=False)
 def _installed(package):
     return importlib.util.find_spec(package) is not None
 
-
+# %% ../../nbs/lib/training/finetune.ipynb #b4f7b6c4
 def device_arguments(
     how: Launch = None,  # devices; None: this process alone
 ) -> dict:  # of TrainingArguments
@@ -219,7 +219,7 @@ def _peak_memory() -> int:  # bytes
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-
+# %% ../../nbs/lib/training/finetune.ipynb #620b0f9e
 class Meter(TrainerCallback):
     "Tokens a second, memory and minutes left, next to the losses."
 
@@ -254,7 +254,7 @@ def _dev_losses(line):
     "The dev losses of a line of the log, by name: eval_loss; of several directions eval_en-hi_loss, ..., too."
     return {name: loss for name, loss in line.items() if name.startswith("eval_") and name.endswith("_loss")}
 
-
+# %% ../../nbs/lib/training/finetune.ipynb #5df98577
 def curve(
     history: list,  # the trainer's log
     every: int,  # steps between two points
@@ -299,7 +299,7 @@ def _trainer(model, train, dev, p, folder, steps, lr, seed, how):
     trainer.callback_handler.callbacks.insert(0, meter)  # before the callbacks that write logs
     return trainer
 
-
+# %% ../../nbs/lib/training/finetune.ipynb #960e19f4
 def _computed_once(how):
     "Whether the prompts' shared prefix is computed once."
     return how is None or not (how.processes > 1 or how.activation_checkpointing)

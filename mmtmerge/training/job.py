@@ -40,7 +40,7 @@ def _spare_cpus() -> int:
         cpus = os.cpu_count() or 1
     return max(1, cpus - 1)
 
-
+# %% ../../nbs/lib/training/job.ipynb #d38721a8
 def direction_data(
     study: Study,
     job: Job,
@@ -72,7 +72,7 @@ def data(
         train[direction], dev[direction] = direction_data(study, job, direction, tokenizer)
     return train, dev
 
-
+# %% ../../nbs/lib/training/job.ipynb #7bc2a723
 def union(
     sets: dict,  # direction -> examples
 ):  # datasets.Dataset
@@ -82,7 +82,7 @@ def union(
     first, *others = sets.values()
     return concatenate_datasets([first, *others]) if others else first
 
-
+# %% ../../nbs/lib/training/job.ipynb #ea81a5de
 def scored_sets(
     dev: dict,  # direction -> dev examples
 ):  # datasets.Dataset, or a dict of them
@@ -102,7 +102,7 @@ def _backend(how, gpu):
         return "gloo"
     return "cuda:nccl,cpu:gloo" if how.sharding == "fsdp" else "nccl"
 
-
+# %% ../../nbs/lib/training/job.ipynb #7a18af2c
 def join_group(how: Launch):
     "Join the other processes of a job; nothing to do where there are none."
     from accelerate import PartialState  # slow to import
@@ -195,7 +195,7 @@ def _slurm_command(job, how):
     srun = ["srun", "--overlap", "--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node", "1"]
     return [*srun, "--cpu-bind", "none", "bash", "-c", " ".join(line)]
 
-
+# %% ../../nbs/lib/training/job.ipynb #f243475f
 def _launch_command(job, how):
     "The command that starts the processes of a job, and more of its environment."
     if how.nodes > 1 and "SLURM_JOB_NODELIST" in os.environ:
@@ -257,7 +257,7 @@ def _parent(process: int) -> str:
     _, _, fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")
     return fields.split()[1]
 
-
+# %% ../../nbs/lib/training/job.ipynb #928c4122
 def follow(
     every: float = 0.5,  # seconds between two looks
 ):

@@ -63,7 +63,7 @@ def _section(title):
     ini = sections()
     return nested(ini.items(title)) if title in ini else {}
 
-
+# %% ../../nbs/lib/training/launch.ipynb #32461585
 def _launch_values(profile):
     "Values of [launch] and [launch PROFILE]. Raises UserError if a name is unknown."
     values = _section("launch") | _section(f"launch {profile}")
@@ -155,7 +155,7 @@ def _lock(path):
         return None
     return descriptor
 
-
+# %% ../../nbs/lib/training/launch.ipynb #2667b114
 def _lock_some(names, count, folder):
     "Lock `count` of the named GPUs: name -> descriptor. Empty if fewer are free; then none is held."
     owner = f"{os.getuid()}-{os.environ.get('SLURM_JOB_ID', '')}"
@@ -169,7 +169,7 @@ def _lock_some(names, count, folder):
     _unlock(held)
     return {}
 
-
+# %% ../../nbs/lib/training/launch.ipynb #527727bb
 def _unlock(held):
     "Give locked GPUs back."
     for descriptor in held.values():

@@ -29,7 +29,7 @@ def _batches(pairs):
         return [pairs]
     return pairs.to_pandas(batched=True, batch_size=10_000)
 
-
+# %% ../../nbs/lib/training/llama_factory.ipynb #d1bbb763
 def _write_pairs(file, pairs, instruction):
     "Pairs as JSON lines in the alpaca form."
     with open(file, "w", encoding="utf-8") as lines:
@@ -38,7 +38,7 @@ def _write_pairs(file, pairs, instruction):
                 row = dict(instruction=instruction, input=source, output=target)
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-
+# %% ../../nbs/lib/training/llama_factory.ipynb #81c1da5a
 def _pairs(study, direction, seed):
     "Training pairs and dev sentences of a job, by the names of their data sets."
     p = study.p
@@ -55,7 +55,7 @@ def _precision(p, how):
         return dict(pure_bf16=True)
     return dict(bf16=how.master)
 
-
+# %% ../../nbs/lib/training/llama_factory.ipynb #df999ffc
 def _evaluation(every):
     "Checkpoints at equal distances, of which the best by dev loss is kept."
     return dict(

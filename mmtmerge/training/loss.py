@@ -48,7 +48,7 @@ def _cache_name(pairs, tokenizer, instruction, max_tokens):
     depends_on = [pairs._fingerprint, vocabulary, template, instruction, max_tokens]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/lib/training/loss.ipynb #2f90067d
 def examples(
     tokenizer,
     instruction: str,  # the prompt's first line
@@ -77,7 +77,7 @@ def _padded(sequences, value, length):
     "Sequences of one length, filled up with a value at the right end."
     return torch.tensor([list(s) + [value] * (length - len(s)) for s in sequences])
 
-
+# %% ../../nbs/lib/training/loss.ipynb #0244d106
 def collate(
     rows: list,  # of `examples`
     pad: int = 0,  # the token id that fills up

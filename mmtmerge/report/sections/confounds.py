@@ -19,6 +19,7 @@ def clear_effects(
     "In how many comparisons merged embeddings are clearly better, or clearly worse."
     return dict(better=int((effect.ci_low > 0).sum()), worse=int((effect.ci_high < 0).sum()), of=len(effect))
 
+# %% ../../../nbs/lib/report/sections/confounds.ipynb #706040ab
 def effects(
     effect: pd.DataFrame,   # embedding_effect.csv
 ) -> str:                   # HTML
@@ -28,6 +29,7 @@ def effects(
     return typeset(shown.pivot_table(index=["group", "method"], columns="metric", values="text",
                                      aggfunc="first", sort=False))
 
+# %% ../../../nbs/lib/report/sections/confounds.ipynb #5df96da9
 def context(quoted: Quoted) -> dict:
     "What the template may name."
     effect = quoted.table("embedding_effect")

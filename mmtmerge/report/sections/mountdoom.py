@@ -29,6 +29,7 @@ def cell(
     ours = f"<b>{escape(text)}</b>" if best else str(escape(text))
     return ours if pd.isna(paper) else f"{ours}<small>{fixed(paper, digits)}</small>"
 
+# %% ../../../nbs/lib/report/sections/mountdoom.ipynb #90878265
 def cells_of(
     texts,                 # our numbers
     paper,                 # the paper's
@@ -81,6 +82,7 @@ def table5(quoted: Quoted) -> Markup:
         model=[MODELS.get(model) or row_label(study, model) for model in five.model])
     return by_rows(shown, ["group", "span", "language"], ["model"])
 
+# %% ../../../nbs/lib/report/sections/mountdoom.ipynb #9f813c8b
 def by_rows(
     shown: pd.DataFrame,   # with a column text
     rows: list,            # columns that become labels of rows
@@ -104,6 +106,7 @@ def table6(quoted: Quoted) -> Markup:
         metric=six.metric.map(SIMILARITIES))
     return by_rows(shown, ["group", "span", "band"], ["comparison", "metric"])
 
+# %% ../../../nbs/lib/report/sections/mountdoom.ipynb #3c41d383
 def table7(quoted: Quoted) -> Markup:
     "CKA in the last three layers, direction by direction."
     seven, study = quoted.table("table7"), quoted.study

@@ -30,6 +30,7 @@ def kept(
     "A retention with its interval."
     return share(cell(repaired, group=group, point=point, side=side, metric=metric))
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #3affd6c2
 def against_joint(
     repaired: pd.DataFrame,   # repaired.csv
     group: str,
@@ -125,6 +126,7 @@ def scale_of(
     lam = re.search(r"lam=([\d.]+)", cell(repaired, group=group, point=point, side="all", metric="chrF2").candidate)
     return f"λ {lam[1]}"
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #9ee79a23
 def base_kept(
     frontier: pd.DataFrame,   # frontier.csv
     group: str,
@@ -133,6 +135,7 @@ def base_kept(
     rows = frontier[(frontier.family == BASE) & frontier.snapshot.isna()]
     return share(cell(rows, group=group, metric="chrF2"))
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #a1f375e2
 def by_method(
     confusion: pd.DataFrame,   # confusion.csv
     group: str,
@@ -143,6 +146,7 @@ def by_method(
             f"{ends(100 * r.script_ci_low, 100 * r.script_ci_high, 0)} (freely {percent(r.free)})"
             for r in rows.itertuples()]
 
+# %% ../../../nbs/lib/report/sections/repair.ipynb #cf57d122
 def above(
     repaired: pd.DataFrame,   # repaired.csv
     group: str,

@@ -36,6 +36,7 @@ def one_method(study: Study, value: str):
 def directions(study: Study, value: str):
     study.directions_of(value)
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #d825bb0e
 def one_system(study: Study, value: str):
     study.system(value)
 
@@ -77,6 +78,7 @@ def of_direction(params: dict) -> str:
 def groups_of_joint(params: dict) -> str:
     return "groups" if params["direction"].startswith(JOINT) else ""
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #d866c399
 FINETUNE = Stage(
     "finetune", "runs/mountdoom/finetune",
     settings=f"{CORPUS} {OPTIMISER} lr train_pairs eval_pairs snapshots", more_settings=groups_of_joint,
@@ -101,6 +103,7 @@ def merged_methods(study: Study, params: dict) -> list:
     "The methods that a run merges by."
     return study.methods[:1] if params["snapshot"] else study.methods
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #5eb7c017
 def merged_checkpoints(study: Study, params: dict) -> list:
     return [f"checkpoint-{method}" for method in merged_methods(study, params)]
 
@@ -108,6 +111,7 @@ def merge_cost(machine, params: dict) -> dict:
     "The cost of a merge by its methods."
     return cost.merge(machine, params, merged_methods(machine.study, params))
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #be93a272
 MERGE = Stage(
     "merge", "runs/mountdoom/merge",
     settings=f"{CORPUS} {DECODING} snapshots methods groups grid grid_engine selects rungs keep dare_seed",
@@ -138,6 +142,7 @@ def made_by(study: Study, system) -> Run:
         return merge(study, asked.group, asked.snapshot, asked.embeddings)
     return expert(study, asked.expert) if asked.expert else BASE_STAGE.run()
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #4219194c
 def checkpoint_of(study: Study, system):     # -> Path
     "The checkpoint folder of a system."
     asked = study.system(system)
@@ -156,12 +161,14 @@ def system_of(study: Study, name: str) -> System:
     joint = {file_name(known): known for known in study.joint_names()}
     return study.system(joint.get(expert, expert) + at + snapshot)
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #e6e0cb60
 def of_one_direction(study: Study, key: str):
     "The parameters of a run on one direction, by its key; None where the key is not of that form."
     system, _, direction = key.partition("__")
     with suppress(UserError):
         return dict(system=str(system_of(study, system)), direction=study.direction(direction))
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #a55ffcfa
 def sentences(study: Study, params: dict) -> list:
     return ["sentences.parquet"]
 
@@ -204,6 +211,7 @@ def translations(study: Study, params: dict = None) -> list:
     "All translations of the main study."
     return [run for system, name in evaluated(study, study.methods) for run in covering(study, TRANSLATE, system, name)]
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #2f4d51da
 def probes(study: Study, params: dict = None) -> list:
     "All probes of the main study."
     pairs = evaluated(study, study.p.probe_merges)
@@ -214,6 +222,7 @@ def merges(study: Study, params: dict = None) -> list:
     "The merges of all groups."
     return [merge(study, g) for g in study.groups]
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #396ebc15
 def task_vectors(study: Study, params: dict = None) -> list:
     "What fine-tuning changed, of all groups."
     return [DELTAS.run(group=g) for g in study.groups]
@@ -224,6 +233,7 @@ def own_ends(study: Study) -> list:
     pairs = [(System(expert=d), study.own_group(d)) for d in study.directions]
     return [run for system, group in pairs for run in covering(study, TRANSLATE, system, group)]
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #c023e1dd
 def growth(study: Study, params: dict = None) -> list:
     "Translations at every snapshot of the fine-tuning, and at its end."
     groups, pairs = study.unidirectional_groups(), []
@@ -234,6 +244,7 @@ def growth(study: Study, params: dict = None) -> list:
     grown = [run for system, name in pairs for run in covering(study, TRANSLATE, system, name)]
     return grown + own_ends(study)
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #5b749637
 def confounds(study: Study, params: dict = None) -> list:
     "Translations of the merges under each rule for embeddings, and of the experts; and the merges' own results."
     groups = study.unidirectional_groups()
@@ -250,6 +261,7 @@ def table_key(params: dict) -> str:
 def probes_and_translations(study: Study, params: dict = None) -> list:
     return probes(study) + translations(study)
 
+# %% ../../../nbs/lib/study/stages/mountdoom.ipynb #9eff9da9
 REPORTS = [
     report("translation", translations, TRANSLATION, named_by=dict(table=one_table), key=table_key,
            each=tuple(dict(table=table) for table in TABLES)),

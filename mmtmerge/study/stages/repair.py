@@ -37,6 +37,7 @@ def fine_tunings(study: Study, group: str) -> tuple:   # runs of the experts, of
     joint = [expert(study, JOINT + group)] if joint_moments(study, group) else []
     return experts, joint
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #91c9e57f
 def group_models(study: Study, group: str) -> list:
     "The runs that make the base, the experts of a group and its joint model."
     experts, joint = fine_tunings(study, group)
@@ -49,9 +50,11 @@ def repair_inputs(study: Study, params: dict) -> list:
     merged = [merge(study, group)] if group in study.groups else []
     return group_models(study, group) + merged
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #22a4ba35
 def repair_key(params: dict) -> str:
     return params["group"] + (f"@{params['snapshot']}" if params["snapshot"] else "")
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #fcdce814
 def tried(
     study: Study,
     group: str,
@@ -69,6 +72,7 @@ def tried(
     more = len(candidates.references(moments, differing)) + (len(candidates.CONTROLS) + 1 if whole else 0)
     return sum(map(len, contests.values())) + sum(len(candidates.members(f, study, .5)) for f in families) + more
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #fc480e8e
 def host_gb(machine, members: list) -> float:
     "Base, experts, trunk and resident model; a merged task vector; parts of all directions."
     return (len(members) + 3) * machine.weights + machine.full + len(members) / 3 * machine.weights
@@ -86,6 +90,7 @@ def repair_cost(machine, params: dict) -> dict:
     return dict(flops=flops, seconds=seconds,
                 **cost.memory(machine, cost.decoding_gb(machine, members), host_gb(machine, members)))
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #f9ac716b
 def measurements(study: Study, params: dict) -> list:
     return ["dev.jsonl"]
 
@@ -103,6 +108,7 @@ def after_dev(study: Study, params: dict) -> list:
     "A group's models, and what dev has chosen."
     return [*group_models(study, params["group"]), repaired(study, params["group"])]
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #f909b2f8
 def test_cost(machine, params: dict) -> dict:
     "Translations of devtest by every point."
     members = machine.study.members(JOINT + params["group"])
@@ -115,6 +121,7 @@ def test_cost(machine, params: dict) -> dict:
 def sentences_of(study: Study, params: dict) -> list:
     return [f"{point}.parquet" for point in points(study, params["group"])]
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #a38af225
 REPAIR_TEST = Stage(
     "repair-test", "runs/repair/test", settings=f"{REPAIR_SETTINGS} repair_test_lines",
     named_by=dict(group=one_repair_group), inputs=after_dev, splits=("devtest",),
@@ -139,6 +146,7 @@ def joined_groups(study: Study) -> list:
 def trained_key(params: dict) -> str:
     return f"{params['group']}__{params['direction']}"
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #e04eaa96
 TRAINED = Stage(
     "repair-trained", "runs/repair/trained",
     settings=f"{CORPUS} {OPTIMISER} {DECODING} train_pairs eval_pairs grid_engine dare_seed bootstrap {REPAIRS} "
@@ -162,6 +170,7 @@ def frontier(study: Study, params: dict = None) -> list:
     tuned = [run for g in repair_groups(study) for runs in fine_tunings(study, g) for run in runs]
     return on_dev(study) + on_devtest(study) + trained(study) + own_ends(study) + list(dict.fromkeys(tuned))
 
+# %% ../../../nbs/lib/study/stages/repair.ipynb #9b4b9846
 def confusion(study: Study, params: dict = None) -> list:
     "What the report on language confusion reads."
     groups = [g for g in study.groups if differing_targets(study.groups[g])]
