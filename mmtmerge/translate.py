@@ -16,7 +16,7 @@ from torch.nn.functional import pad as pad_tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from .models import check_ids, end_of_sequence, prompts
+from .prompts import check_ids, end_of_sequence, prompts
 from .script import Excluded, restrictions
 from .settings import unspaced_characters
 

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write_json
 from .engines import ENGINES, check_keep, open_engine
-from .models import check_weights, end_of_sequence, folder_config, folder_tokenizer, turns
+from .models import check_weights, folder_config, folder_tokenizer
+from .prompts import end_of_sequence, turns
 from .script import Script
 from .settings import Direction, Language, known_name, load, named_sections, read_language, sections
 from .study.cost import BYTES

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from ..core import UserError
-from ..models import check_ids
+from ..prompts import check_ids
 from .recording import Recording, StoredFeatures, write_features
 from .spans import SPANS
 from ..translate import common_prefix

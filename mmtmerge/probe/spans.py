@@ -9,7 +9,7 @@ __all__ = ['SPANS', 'Example', 'covered', 'examples']
 from dataclasses import dataclass
 
 from ..core import UserError
-from ..models import end_of_sequence, name_of, turns
+from ..prompts import end_of_sequence, name_of, turns
 
 # %% ../../nbs/lib/probe/spans.ipynb #3cd1c655
 SPANS = ("source", "target")

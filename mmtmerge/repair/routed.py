@@ -26,10 +26,11 @@ from ..merge.checkpoints import explained_failures, new_folders
 from ..merge.model_card import file_hash
 from ..merge.task_vectors import state
 from ..models import best_device, load_model
-from .artefact import read_shared, write_tensors
+from .artefact import write_tensors
 from .artefact_card import ABOUT, read_about
 from .kernels import add_product
 from .part_files import check_part, read_part, trunk_digest
+from .part_writer import read_shared
 from .parts import decode
 from .where import Rule, parse_rules
 from ..translate import Translations, translate as translate_with

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from ..models import answers, prompts
+from ..prompts import answers, prompts
 
 # %% ../../nbs/lib/training/loss.ipynb #5763d25d
 IGNORED = -100  # a label that no loss counts

@@ -12,7 +12,7 @@ from mmtmerge.study.cost import shape_of
 from mmtmerge.core import UserError
 from mmtmerge.merge.diagnostics import place_of
 from mmtmerge.merge.apply import Recipe, apply_to_model
-from mmtmerge.models import chat_template
+from mmtmerge.prompts import chat_template
 from mmtmerge.probe.record import Watch, gates
 from mmtmerge.settings import base_spec, load
 from mmtmerge.merge.registry import METHODS

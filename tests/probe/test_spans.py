@@ -8,7 +8,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from mmtmerge.core import cache_dir
 from mmtmerge.corpus.embedded import Corpus
-from mmtmerge.models import chat_template, find_base
+from mmtmerge.models import find_base
+from mmtmerge.prompts import chat_template
 from mmtmerge.probe.spans import examples
 from mmtmerge.settings import base_spec, load
 

@@ -6,7 +6,7 @@ import transformers as tf
 
 from conftest import REPO
 from mmtmerge.core import UserError
-from mmtmerge.models import answers, prompts, turns
+from mmtmerge.prompts import answers, prompts, turns
 from mmtmerge.probe.spans import examples
 from mmtmerge.settings import load
 from mmtmerge.translate import ask

@@ -20,9 +20,10 @@ from mmtmerge.core import UserError
 from mmtmerge.merge.apply import merge_state_dicts
 from mmtmerge.merge.task_vectors import state
 from mmtmerge.repair import artefact as writing
-from mmtmerge.repair.artefact import part_path
+from mmtmerge.repair import part_writer
 from mmtmerge.repair.artefact_card import read_about, sizes, size_table
 from mmtmerge.repair.compose import encode_expert, switched
+from mmtmerge.repair.part_writer import SHARED, part_path
 from mmtmerge.repair.parts import PARTS
 from mmtmerge.repair.routed import Routed, expand
 from mmtmerge.settings import load
@@ -130,7 +131,7 @@ def test_other_parts(models, part):
     experts = {d: load_file(models / d / W) for d in DIRECTIONS}
     base = load_file(models / "base" / W)
     shared = unify(base, experts, rules)
-    assert bool(shared) == (out / writing.SHARED).exists()
+    assert bool(shared) == (out / SHARED).exists()
     weights = switched(base, encode_expert(base, experts["ta-en"], rules, shared), rules, shared)
     routed = Routed.open(out)
     routed.switch("ta-en")
@@ -324,16 +325,17 @@ def test_nan_is_refused_and_leaves_nothing(models, trunk, who):
 
 
 SLOW = """import pathlib, sys, time
-from mmtmerge.repair import artefact as writing
+from mmtmerge.repair import artefact, part_writer
 models, name, calls = pathlib.Path(sys.argv[1]), sys.argv[2], []
-f = getattr(writing, name)
+where = part_writer if name == "encode" else artefact
+f = getattr(where, name)
 def stop(*args):
     calls.append(1)
     if len(calls) == int(sys.argv[3]): print("here", flush=True); time.sleep(600)
     return f(*args)
-setattr(writing, name, stop)
+setattr(where, name, stop)
 experts = {d: models / d for d in ("en-hi", "en-ta", "ta-en")}
-writing.repair_checkpoints(models / "base", experts, models / "out/artefact", threads=1, progress=False)"""
+artefact.repair_checkpoints(models / "base", experts, models / "out/artefact", threads=1, progress=False)"""
 
 
 @pytest.mark.parametrize("where, call", [("encode", 70), ("write_about", 1), ("artefact_card", 1)])
@@ -369,14 +371,14 @@ def test_killed_expand(adapters, tmp_path, monkeypatch):
 
 
 def test_two_at_once(models, monkeypatch):
-    encode, begun, go_on, done = writing.encode, threading.Event(), threading.Event(), []
+    encode, begun, go_on, done = part_writer.encode, threading.Event(), threading.Event(), []
 
     def slow(*args):
         begun.set()
         assert go_on.wait(600)
         return encode(*args)
 
-    monkeypatch.setattr(writing, "encode", slow)
+    monkeypatch.setattr(part_writer, "encode", slow)
     first = threading.Thread(target=lambda: done.append(repair_in(models)))
     first.start()
     try:

@@ -6,7 +6,7 @@ from mmtmerge.probe.recording import Recording
 from mmtmerge.probe.spans import SPANS
 from mmtmerge.report import claim_evidence as evidence
 from mmtmerge.report.claim import registry
-from mmtmerge.report.claims import claims_table, section5_claims
+from mmtmerge.report.claims_section5 import claims_table, section5_claims
 from mmtmerge.report.claim_evidence import (BEFORE_LAST, LAST, Evidence, angle_variants, bounded_cosine_variants,
                                       cka_variants,
                                       cosine_variants, neuron_variants)

@@ -8,7 +8,7 @@ from conftest import mmtmerge
 from training.jobs import use_corpus, write_corpus
 from transformers import AutoTokenizer
 
-from mmtmerge.models import prompts
+from mmtmerge.prompts import prompts
 from mmtmerge.settings import load
 from mmtmerge.training.launch import spacing
 

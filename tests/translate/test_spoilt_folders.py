@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from mmtmerge.cli import app
 from mmtmerge.core import UserError
 from mmtmerge.engines import _converted_name, open_engine
-from mmtmerge.models import check_ids, check_weights, folder_tokenizer, load_model, prompts
+from mmtmerge.models import check_weights, folder_tokenizer, load_model
+from mmtmerge.prompts import check_ids, prompts
 from mmtmerge.translate_files import note_of
 
 MINI = REPO / "mmtmerge/data/miniature"
