@@ -30,7 +30,7 @@ from pathlib import Path
 from string import Formatter
 from types import SimpleNamespace
 
-from .core import UserError, find_root, nearest, settings_file
+from .core import UserError, find_root, nearest, require, settings_file
 
 # %% ../nbs/lib/settings.ipynb #e788e1fd
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.ASCII | re.IGNORECASE)
@@ -580,9 +580,12 @@ def unidirectional_groups(self: Study) -> list:
 # %% ../nbs/lib/settings.ipynb #7902ce9a
 @patch
 def own_group(self: Study, direction: str) -> str:
-    "The group of all directions on the same side of the pivot."
+    "The group of all directions on the same side of the pivot. Raises UserError if [groups] has none."
     same_side = [d for d in self.directions if self.side(d) == self.side(direction)]
-    return next(g for g, members in self.groups.items() if set(members) == set(same_side))
+    group = next((g for g, members in self.groups.items() if set(members) == set(same_side)), None)
+    require(group, f"{settings_file()}, [groups]: none holds {' '.join(map(str, same_side))} and nothing else: "
+                   f"add one, for {direction} is compared within it")
+    return group
 
 # %% ../nbs/lib/settings.ipynb #be2df274
 @patch
@@ -603,7 +606,7 @@ def snapshots(
     expert: str = "",   # empty: of one direction
 ) -> list:
     "Snapshots of the fine-tuning, as their folders are named: ['.25', '.5']."
-    return [f"{share:g}".removeprefix("0") for share in self.snapshot_shares(expert)]
+    return [str(share).removeprefix("0") for share in self.snapshot_shares(expert)]
 
 # %% ../nbs/lib/settings.ipynb #eac214b9
 @patch

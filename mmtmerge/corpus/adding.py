@@ -28,12 +28,12 @@ from mmtmerge.settings import (
     TOKENISER,
     Direction,
     belongs,
-    check_script,
     known_name,
     load,
     named_sections,
     parsed,
     profiles,
+    script_list,
     section,
     sections,
 )
@@ -132,7 +132,7 @@ def find_script(
     asked: str,      # of the user; empty: as they are written
     code: str,
 ) -> tuple:          # (script, its share of the letters)
-    "The script to note. Raises UserError where a file, or the user, has another than most sentences."
+    "The script to note. Raises UserError where a file, or the user, has another than most sentences, or none."
     name, share = main_script([text for texts in written.values() for text in texts])
     for file, texts in written.items():
         own, part = main_script(texts)
@@ -141,7 +141,10 @@ def find_script(
                             "bring sentences of one script")
     if not asked:
         return name, share
-    said = check_script(asked, code)
+    try:
+        said = " ".join(script_list(asked))
+    except UserError as e:
+        raise UserError(f"--script {asked}: {e}") from None
     part = share_of([text for texts in written.values() for text in texts], said)
     if part < .9 * share:
         raise UserError(f"--script {asked}: {share:.0%} of the letters are {name}, {part:.0%} {said}: "

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WRAPPERS', 'SAME_TOKENIZER', 'wrapper_in', 'check_plain', 'check_prefix', 'unread', 'leave_out_unread', 'check_tied',
-           'check_config', 'check_types', 'tokenizer_pairs', 'tokenizer_file', 'same_part', 'part_differs',
-           'check_parts', 'check_tokenizer', 'check_prompts', 'chat_template', 'unlike_templates', 'check_tokenizers',
+           'check_config', 'check_types', 'tokenizer_pairs', 'same_part', 'part_differs', 'check_parts',
+           'check_tokenizer', 'check_prompts', 'chat_template', 'unlike_templates', 'check_tokenizers',
            'check_compatible', 'written_config', 'load_without_weights', 'refuse_report', 'digest_of_headers',
            'check_loads', 'check_written']
 
@@ -169,16 +169,6 @@ def tokenizer_pairs(
         readable = [[name for name in side if form_of(Path(name))][:1] for side in (ours, theirs)]
         names += zip(*readable)
     return [(folder / name, other / its) for name, its in names]
-
-# %% ../../nbs/lib/merge/checkpoint_checks.ipynb #9c94e978
-def tokenizer_file(
-    checkpoint: Checkpoint,
-    other: Checkpoint = None,    # whose files go first where it has them too
-) -> tuple:                      # (Path, its bytes); (None, None) without one
-    "The file that holds a checkpoint's vocabulary. Raises UserError if it cannot be read."
-    pairs = tokenizer_pairs(checkpoint.folder, (other or checkpoint).folder)
-    files = [file for file, _ in pairs] or [checkpoint.folder / name for name in tokenizer_names(checkpoint.folder)]
-    return (files[0], read_content(files[0])) if files else (None, None)
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #eeeefc6b
 SAME_TOKENIZER = "experts must use the base's tokenizer (--any-tokenizer merges all the same, with the base's)"

@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..core import UserError, nearest, require
-from .checkpoint_checks import chat_template, check_tokenizers, tokenizer_file
+from .checkpoint_checks import chat_template, check_tokenizers
 from .checkpoint_reader import Checkpoint
+from .checkpoint_tokenizers import tokenizer_names
 from .mergekit_file import model_folder
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #b2ae70ad
@@ -45,8 +46,8 @@ def check_same_tokenizer(
     ours = Checkpoint(base)
     theirs = {folder: Checkpoint(folder) for folder in others if Path(folder) != Path(base)}
     for model in (ours, *theirs.values()):
-        found, _ = tokenizer_file(model)
-        require(found or not theirs, f"{where}: {model.folder} has no tokenizer to compare: name 'base'")
+        require(tokenizer_names(model.folder) or not theirs,
+                f"{where}: {model.folder} has no tokenizer to compare: name 'base'")
     try:
         check_tokenizers(ours, theirs, True)
     except UserError as e:

@@ -12,6 +12,7 @@ import importlib.util
 import math
 import os
 import resource
+import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -217,7 +218,8 @@ def _peak_memory() -> int:  # bytes
     "Most memory used so far: of the GPU, or of this process where there is none."
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 # %% ../../nbs/lib/training/finetune.ipynb #620b0f9e
 class Meter(TrainerCallback):

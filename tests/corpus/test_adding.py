@@ -72,7 +72,7 @@ def test_beside_other_languages_each_uses_its_own_lines(project):
 @pytest.mark.parametrize(
     "made, more, said",
     [
-        ({}, dict(script="Kanada"), "did you mean 'Kannada'"),
+        ({}, dict(script="Kanada"), "--script Kanada: 'Kanada' is no script's name"),
         ({}, dict(script="Tamil"), "of the letters are Kannada"),
         ({}, dict(like="lap"), "did you mean 'laptop'"),
         ({}, dict(profile="smoke"), "has a profile 'smoke' already"),

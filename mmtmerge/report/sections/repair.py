@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAMED', 'NAMES', 'PLACES', 'TUNED', 'ADAPTERS', 'TABLES', 'SECTION', 'kept', 'against_joint', 'places',
-           'points_table', 'kinds_table', 'training_table', 'in_words', 'scale_of', 'base_kept', 'by_method', 'above',
-           'context']
+           'points_table', 'kinds_table', 'training_table', 'in_words', 'scale_of', 'base_kept', 'by_method',
+           'how_sure', 'context']
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #3930279c
 import re
@@ -13,6 +13,7 @@ import re
 import pandas as pd
 
 from ...core import read_json
+from ...repair.choose import FLOOR
 from ..page import Section, typeset
 from ..layout import METHOD_LABELS
 from ..quoted import Quoted, ends, estimate, fixed, percent, share
@@ -147,14 +148,17 @@ def by_method(
             for r in rows.itertuples()]
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #cf57d122
-def above(
+def how_sure(
     repaired: pd.DataFrame,   # repaired.csv
     group: str,
     point: str,
-    floor: float = .95,
-) -> bool:
-    "Whether the whole interval of a point's retention lies above a floor."
-    return bool(cell(repaired, group=group, point=point, side="all", metric="chrF2").ci_low >= floor)
+    floor: float = FLOOR,
+) -> str:                     # shown (by the whole interval), likely (by the value alone) or open
+    "Whether a point's retention lies above a floor."
+    found = cell(repaired, group=group, point=point, side="all", metric="chrF2")
+    if found.ci_low >= floor:
+        return "shown"
+    return "likely" if found.score >= floor else "open"
 
 # %% ../../../nbs/lib/report/sections/repair.ipynb #a94c1e77
 def context(quoted: Quoted) -> dict:
@@ -177,7 +181,7 @@ def context(quoted: Quoted) -> dict:
                 told=in_words(best.candidate), points=points_table(repaired),
                 lines=stored["sentences"][ALL],
                 begins=fixed(100 * best.ci_low, 1),
-                enough=above(repaired, ALL, "recommended"), groups=groups, looked_at=stored["looked_at"],
+                sure=how_sure(repaired, ALL, "recommended"), groups=groups, looked_at=stored["looked_at"],
                 directions=len(quoted.study.directions),
                 kinds=kinds_table(frontier, "en-indic"),
                 training=training_table(quoted.table("repair_training")),
