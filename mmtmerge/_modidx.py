@@ -1374,6 +1374,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mmtmerge.models.is_weight': ('lib/models.html#is_weight', 'mmtmerge/models.py'),
                                  'mmtmerge.models.load_model': ('lib/models.html#load_model', 'mmtmerge/models.py'),
                                  'mmtmerge.models.memory_mb': ('lib/models.html#memory_mb', 'mmtmerge/models.py'),
+                                 'mmtmerge.models.model_files': ('lib/models.html#model_files', 'mmtmerge/models.py'),
                                  'mmtmerge.models.package_file': ('lib/models.html#package_file', 'mmtmerge/models.py'),
                                  'mmtmerge.models.refuse_missing': ('lib/models.html#refuse_missing', 'mmtmerge/models.py'),
                                  'mmtmerge.models.refuse_unexpected': ('lib/models.html#refuse_unexpected', 'mmtmerge/models.py'),

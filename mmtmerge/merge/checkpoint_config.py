@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUTH', 'LENGTHS', 'BEFORE', 'NOW', 'ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'WITHOUT_EFFECT', 'CONTEXT',
-           'SHORT_FOR', 'SAID_ELSEWHERE', 'NEVER_READ', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied',
-           'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat', 'has_effect', 'compared', 'listed',
-           'meaning', 'both_meanings', 'same_activation', 'same_value', 'difference']
+           'SHORT_FOR', 'SAID_ELSEWHERE', 'read_config', 'code_of', 'is_read', 'entry', 'is_tied', 'tied_weights',
+           'attention_factor', 'rope_values', 'used_window', 'flat', 'has_effect', 'compared', 'listed', 'meaning',
+           'both_meanings', 'same_activation', 'same_value', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
 import functools
@@ -261,15 +261,12 @@ def same_value(one, other) -> bool:
     return one == other or all(type(x) is not int and x in nothing for x in (one, other))
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #efd0630d
-NEVER_READ = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "architectures")
-
 def difference(
     base: dict,       # the content of a config.json
     expert: dict,
 ) -> tuple:           # (dotted key, value of the base, value of the expert); None if they mean the same
     "The first entry by which two configurations give weights another meaning."
-    shortened = [{key: x for key, x in config.items() if key not in NEVER_READ} for config in (base, expert)]
-    if shortened[0] == shortened[1]:
+    if compared(base) == compared(expert):
         return None
     ours, theirs, known = both_meanings(base, expert)
     for key in ours | theirs:

@@ -16,7 +16,7 @@ from mmtmerge.core import UserError
 from mmtmerge.engines import _converted_name, open_engine
 from mmtmerge.models import check_weights, folder_tokenizer, load_model
 from mmtmerge.prompts import check_ids, prompts
-from mmtmerge.translate_files import note_of
+from mmtmerge.translate_files import model_digest, note_of
 
 MINI = REPO / "mmtmerge/data/miniature"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -182,6 +182,20 @@ def test_a_conversion_depends_on_the_configuration(folder):
     assert _converted_name(folder, "float32", "4.6.0") != before
     (folder / "tokenizer.json").unlink()
     _converted_name(folder, "float32", "4.6.0")
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "vocab.txt", "qwen.tiktoken", "spiece.model", "tekken.json"])
+def test_a_tokenizer_in_other_files_counts(folder, name):
+    "A tokenizer may be spread over files of many names; text for readers decides nothing."
+    seen = {model_digest(folder)}
+    for text in ("one", "other"):
+        (folder / name).write_text(text)
+        (folder / "README.md").write_text(text)
+        seen.add(model_digest(folder))
+    assert len(seen) == 3
+    converted = _converted_name(folder, "float32", "4.6.0")
+    (folder / "README.md").unlink()
+    assert model_digest(folder) in seen and _converted_name(folder, "float32", "4.6.0") == converted
 
 
 def test_a_tokenizer_is_read_as_transformers_reads_it():
