@@ -574,7 +574,7 @@ def keep_text(
     keep_script: bool,
     first: int,          # tokens, or None
     source_tokens: bool,
-) -> str:                # as `mmtmerge.script.Script.parse` reads it; empty: decode freely
+) -> str:                # as `mmtmerge.target_script.Script.parse` reads it; empty: decode freely
     "The restriction that options ask for. Raises UserError if its options come without it."
     for option, given in (("--first", first is not None), ("--source-tokens", source_tokens)):
         if given and not keep_script:
@@ -626,7 +626,7 @@ def translate(
     "Translate sentences, one a line, with any checkpoint or artefact of mmtmerge repair."
     keep, study = keep_text(keep_script, first, source_tokens), load()
     check_path(folder)
-    from mmtmerge.script import same_script     # torch: not before it is needed
+    from mmtmerge.target_script import same_script     # torch: not before it is needed
     from mmtmerge.translate_files import Request, languages_of, translate_file
     settings = dict(keep=keep, engine=engine, dtype=dtype, batch=batch or study.p.decode_batch)
     request = Request(direction, study.prompt if prompt is None else prompt, **settings)

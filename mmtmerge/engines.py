@@ -21,7 +21,7 @@ from pathlib import Path
 from . import vllm_worker
 from .core import UserError, at_home, atomic_dir, cache_dir, nearest, sha256
 from .models import best_device, check_weights, folder_tokenizer, load_model, memory_mb, model_files, save_model
-from .script import allowed_ids, restrictions
+from .target_script import allowed_ids, restrictions
 from .translate import Translations, ask, generate, read
 
 # %% ../nbs/lib/engines.ipynb #c13912db
@@ -53,7 +53,7 @@ class Engine:
         sources: list,
         p,  # the profile's values
         label: str = "",  # shown next to the progress bar
-        keep=None,  # mmtmerge.script.Script, or a list with one (or None) for each source
+        keep=None,  # mmtmerge.target_script.Script, or a list with one (or None) for each source
     ) -> Translations:
         "Translate sentences greedily. Raises UserError if the engine cannot keep to a script."
         check_keep(type(self), keep)

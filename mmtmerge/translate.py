@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .prompts import check_ids, end_of_sequence, prompts
-from .script import Excluded, restrictions
+from .target_script import Excluded, restrictions
 from .settings import unspaced_characters
 
 # %% ../nbs/lib/translate.ipynb #2a0ec6ce
@@ -244,7 +244,7 @@ def generate(
     stops: list,  # token ids that end a translation
     p,  # the profile's values: decode_batch
     label: str = "",  # shown next to the progress bar
-    keep: list = None,  # mmtmerge.script.Keep or None for each; None: decoding is free
+    keep: list = None,  # mmtmerge.target_script.Keep or None for each; None: decoding is free
 ) -> list:  # new token ids of each, without the stop
     "Greedy decoding; rows leave as they end, and others take their places."
     out = [[] for _ in asked]
@@ -302,7 +302,7 @@ def translate(
     sources: list,  # str
     p,  # the profile's values: decode_batch, new_token_ratio, new_token_extra
     label: str = "",  # shown next to the progress bar
-    keep=None,  # mmtmerge.script.Script, or a list with one (or None) for each source
+    keep=None,  # mmtmerge.target_script.Script, or a list with one (or None) for each source
 ) -> Translations:  # in the order of the sources
     "Translate sentences greedily."
     started = time.time()

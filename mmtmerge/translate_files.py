@@ -24,7 +24,7 @@ from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write
 from .engines import ENGINES, check_keep, open_engine
 from .models import check_weights, folder_config, folder_tokenizer, model_files
 from .prompts import end_of_sequence, turns
-from .script import Script
+from .target_script import Script
 from .settings import Direction, Language, known_name, load, named_sections, read_language, sections
 from .study.cost import BYTES
 from .translate import Translations, source_length
@@ -114,7 +114,7 @@ class Translator:
         self,
         directions,  # str, or a list with one for each source
         sources: list,  # str
-        keep=None,  # mmtmerge.script.Script, or a list with one (or None) for each source
+        keep=None,  # mmtmerge.target_script.Script, or a list with one (or None) for each source
     ) -> Translations:
         "Translate sentences."
         each = [directions] * len(sources) if isinstance(directions, str) else directions
@@ -148,7 +148,7 @@ class ArtefactTranslator:
         self,
         directions,  # str, or a list with one for each source
         sources: list,  # str
-        keep=None,  # mmtmerge.script.Script, or a list with one (or None) for each source
+        keep=None,  # mmtmerge.target_script.Script, or a list with one (or None) for each source
     ) -> Translations:
         "Translate sentences."
         return self.routed.translate(directions, sources, self.request.limits(), keep=keep)

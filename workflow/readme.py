@@ -18,7 +18,7 @@ ROOMS = [
     ("Data and models", ["corpus/*", "models", "prompts", "buffers", "vocabulary"]),
     ("Training", ["training/*"]),
     ("Merging", ["merge/*"]),
-    ("Translating and scoring", ["translate", "translate_files", "script", "engines", "vllm_worker", "metrics"]),
+    ("Translating and scoring", ["translate", "translate_files", "target_script", "engines", "vllm_worker", "metrics"]),
     ("Repairing", ["repair/*"]),
     ("Probing", ["probe/*"]),
     ("Running", ["study/*", "study/stages/*", "cli"]),

@@ -20,7 +20,7 @@ import pandas as pd
 from ..core import UserError, settings_file
 from .embedded import FORMS, Corpus, numbered_rows, within
 from .open import open_corpus
-from .rows import BLANK, json_rows, numbered_lines, require_text
+from .rows import json_rows, numbered_lines, require_text
 from ..metrics import fitting_tokeniser
 from mmtmerge.settings import (
     CODES,
@@ -80,7 +80,7 @@ def bring(
     rows, untranslated = [], 0
     for i, (source, translation, *own) in numbered_rows(path, columns):
         where = f"{path}, line {i}"
-        if translation is None or isinstance(translation, str) and not translation.strip(BLANK):
+        if translation is None or isinstance(translation, str) and not translation.strip():
             untranslated += 1
             continue
         name = require_text(own[0], where, "id", True) if own else str(i)

@@ -28,7 +28,7 @@ from .apply import Recipe, apply_to_tensor, merged_task_vectors, prepare
 from .by_tensor import layer_counts, unused_filters
 from .checkpoint_config import flat, has_effect
 from .checkpoint_reader import TYPES, Checkpoint, read_content, read_object
-from mmtmerge.merge.checkpoint_tokenizers import (
+from mmtmerge.merge.tokenizer_files import (
     TOKENIZER_FILES, chat_templates, templates_of, text_of_token, tokenizer_names,
 )
 from .task_vectors import TaskVectors, finite

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..core import UserError, nearest, require
-from .checkpoint_checks import chat_template, check_tokenizers
 from .checkpoint_reader import Checkpoint
-from .checkpoint_tokenizers import tokenizer_names
+from .tokenizer_checks import chat_template, check_tokenizers
+from .tokenizer_files import tokenizer_names
 from .mergekit_file import model_folder
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #b2ae70ad

@@ -5,8 +5,9 @@ import pytest
 from models_on_disk import put
 
 from mmtmerge.core import UserError, root
-from mmtmerge.merge.checkpoint_checks import check_compatible, check_tokenizers, unlike_templates
+from mmtmerge.merge.checkpoint_checks import check_compatible
 from mmtmerge.merge.checkpoint_reader import Checkpoint
+from mmtmerge.merge.tokenizer_checks import check_tokenizers, unlike_templates
 
 MINI = root() / "mmtmerge/data/miniature"
 WEIGHTS = ("config.json", "model.safetensors")

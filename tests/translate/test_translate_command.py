@@ -15,7 +15,7 @@ from mmtmerge.cli import app
 from mmtmerge.core import UserError, root
 from mmtmerge.corpus.embedded import Corpus
 from mmtmerge.engines import open_engine
-from mmtmerge.script import foreign
+from mmtmerge.target_script import foreign
 from mmtmerge.settings import load
 from mmtmerge.translate_files import note_of
 

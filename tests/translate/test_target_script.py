@@ -13,8 +13,10 @@ from mmtmerge.core import UserError, root
 from mmtmerge.corpus.embedded import Corpus
 from mmtmerge.engines import Engine, open_engine
 from mmtmerge.models import load_model
-from mmtmerge.script import Excluded, Keep, Rule, Script, decoded, foreign, keep_for, may_write, restrictions, rule_of
 from mmtmerge.settings import Language, load
+from mmtmerge.target_script import (
+    Excluded, Keep, Rule, Script, decoded, foreign, keep_for, may_write, restrictions, rule_of,
+)
 from mmtmerge.translate import ask, best_token, generate, translate
 
 MINI = root() / "mmtmerge/data/miniature"
