@@ -252,10 +252,10 @@ def sha256(
 # %% ../nbs/lib/core.ipynb #33492857
 @contextlib.contextmanager
 def quiet_transformers():
-    "Without Transformers' progress bars and reports."
+    "Without Transformers' progress bars and reports; what it raises tells more than what it logs."
     from transformers.utils import logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
         yield

@@ -20,8 +20,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .buffers import is_recomputed
 from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, root, sha256
+from .loading import is_recomputed, load_without_numbers
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -171,12 +171,8 @@ def check_weights(
     folder, config = Path(folder), folder_config(folder)
     if getattr(config, "quantization_config", None):
         return
-    how = dict(device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True)
     with quiet_transformers(), explained(folder, "correct what the cause names, or make the folder again"):
-        shapes = stored_shapes(folder)
-        with torch.device("meta"):
-            kind = type(AutoModelForCausalLM.from_config(config))
-        model, report = kind.from_pretrained(None, config=config, state_dict=shapes, **how)
+        model, report = load_without_numbers(config, stored_shapes(folder))
     refuse_missing(folder, model, report)
     refuse_unexpected(folder, model, report)
 

@@ -18,9 +18,10 @@ import torch
 import xxhash
 
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
+from ..loading import is_recomputed, load_without_numbers
 from .checkpoint_config import difference, is_tied, read_config
 from .checkpoint_hints import tensor_hint
-from .checkpoint_reader import Checkpoint, is_recomputed
+from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import check_beside, not_taken
 from .task_vectors import check_shapes
 from .tokenizer_checks import check_tokenizers, unlike_templates
@@ -190,15 +191,10 @@ def load_without_weights(
     checkpoint: Checkpoint,
 ) -> dict:                   # missing_keys, mismatched_keys, unexpected_keys: Transformers' loading report
     "Load a checkpoint on the meta device: names and shapes, no numbers."
-    from transformers import AutoModelForCausalLM
     with quiet_transformers():
         stack = bool(checkpoint.parts)    # its config.json is not written yet
         config = read_config(checkpoint.config) if stack else written_config(checkpoint.folder)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        _, report = type(model).from_pretrained(
-            None, config=model.config, state_dict=dict(checkpoint.headers), dtype=torch.float32, device_map="meta",
-            ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True)
+        _, report = load_without_numbers(config, dict(checkpoint.headers))
     return report
 
 # %% ../../nbs/lib/merge/checkpoint_checks.ipynb #2d3432bc

@@ -17,6 +17,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from ..core import quiet_transformers
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #38d4296c
 def read_config(
@@ -24,15 +25,11 @@ def read_config(
 ):                     # Transformers' configuration object; None if the library cannot read it
     "A configuration as the installed Transformers reads it."
     from transformers import CONFIG_MAPPING
-    from transformers.utils import logging
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
     try:
-        return CONFIG_MAPPING[written["model_type"]].from_dict(json.loads(json.dumps(written)))
+        with quiet_transformers():
+            return CONFIG_MAPPING[written["model_type"]].from_dict(json.loads(json.dumps(written)))
     except Exception:    # each class raises what it likes
         return None
-    finally:
-        logging.set_verbosity(level)
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #5c1f0e22
 @functools.lru_cache

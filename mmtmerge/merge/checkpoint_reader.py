@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..buffers import is_recomputed
 from ..core import UserError, check_path, hub_hint, require
+from ..loading import is_recomputed
 from .checkpoint_config import is_tied, tied_weights
 from .checkpoint_hints import folder_hint
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import xxhash
 
-from ..core import UserError
+from ..core import UserError, quiet_transformers
 from .checkpoint_reader import read_content, read_object, read_text
 
 # %% ../../nbs/lib/merge/tokenizer_files.ipynb #93b97831
@@ -264,18 +264,14 @@ def same_numbers(
 ) -> bool:           # None if Transformers cannot read both
     "Whether two tokenizers make the same numbers of a text that holds their special tokens."
     from transformers import AutoTokenizer
-    from transformers.utils import logging
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
     try:
-        read = [AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-                for path in (folder, other)]
-        text = "Hello  World, café!\n 12 " + " x".join(token for t in read for token in t.all_special_tokens)
-        numbers = [[t(text).input_ids, t("a").input_ids] for t in read]
+        with quiet_transformers():
+            read = [AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+                    for path in (folder, other)]
+            text = "Hello  World, café!\n 12 " + " x".join(token for t in read for token in t.all_special_tokens)
+            numbers = [[t(text).input_ids, t("a").input_ids] for t in read]
     except Exception:    # each class raises what it likes
         return None
-    finally:
-        logging.set_verbosity(level)
     return numbers[0] == numbers[1]
 
 # %% ../../nbs/lib/merge/tokenizer_files.ipynb #6e5387ae

@@ -9,8 +9,9 @@ from models_on_disk import put
 from safetensors.torch import load_file, save_file
 
 from mmtmerge.core import UserError, root
+from mmtmerge.loading import is_recomputed
 from mmtmerge.merge.checkpoint_checks import check_compatible, check_config
-from mmtmerge.merge.checkpoint_reader import Checkpoint, is_recomputed
+from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.checkpoints import merge_checkpoints
 from mmtmerge.merge.tokenizer_checks import check_tokenizer, check_tokenizers
 from mmtmerge.merge.tokenizer_files import tokenizer_parts
