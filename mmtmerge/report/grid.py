@@ -61,9 +61,10 @@ def dev_interval(
     statistics: dict,   # direction -> list of chrF2's statistics
 ) -> tuple:             # (low, high)
     "95 % interval over sentences of the mean chrF2."
-    n = min(len(rows) for rows in statistics.values())
-    weights = bootstrap_weights(n, study.p.bootstrap, study.p.seed)
-    return interval(np.mean([bootstrap("chrF2", np.array(rows), weights) for rows in statistics.values()], axis=0))
+    counts = {len(rows) for rows in statistics.values()}     # one, unless a language has fewer lines
+    weights = {n: bootstrap_weights(n, study.p.bootstrap, study.p.seed) for n in counts}
+    draws = [bootstrap("chrF2", np.array(rows), weights[len(rows)]) for rows in statistics.values()]
+    return interval(np.mean(draws, axis=0))
 
 # %% ../../nbs/lib/report/grid.ipynb #6355da64
 def grid_point(
