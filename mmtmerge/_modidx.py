@@ -28,6 +28,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mmtmerge.cli.main': ('lib/cli.html#main', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.merge': ('lib/cli.html#merge', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.merge_inputs': ('lib/cli.html#merge_inputs', 'mmtmerge/cli.py'),
+                              'mmtmerge.cli.methods': ('lib/cli.html#methods', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.of_user': ('lib/cli.html#of_user', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.option_value': ('lib/cli.html#option_value', 'mmtmerge/cli.py'),
                               'mmtmerge.cli.options': ('lib/cli.html#options', 'mmtmerge/cli.py'),

@@ -14,12 +14,12 @@ __all__ = ['app', 'PROFILES', 'DIRECTIONS', 'PRESETS', 'ENGINE_NAMES', 'METHOD_N
            'Node', 'Address', 'LlamaFactory', 'Template', 'WithoutGPU', 'TrainAgain', 'LANGUAGE_EXAMPLE', 'Code',
            'LanguageName', 'TrainFile', 'DevFile', 'DevtestFile', 'CorpusFolder', 'NewProfile', 'LikeProfile',
            'BesideIt', 'ScriptName', 'FloresName', 'ShowAddition', 'languages', 'of_user', 'PathCommand', 'Commands',
-           'print_version', 'options', 'as_text', 'Words', 'completing', 'directions', 'pairs', 'require_notebooks',
-           'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs', 'WithMethods', 'merge',
-           'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand', 'write_recording', 'probe', 'keep_text',
-           'read_input', 'write_output', 'translate', 'list_names', 'rebuild', 'plan', 'join_training',
-           'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune', 'add', 'overlap',
-           'collect', 'leave', 'main']
+           'print_version', 'options', 'as_text', 'Words', 'completing', 'directions', 'methods', 'pairs',
+           'require_notebooks', 'tell', 'run', 'option_value', 'hyper_options', 'refuse_mixed', 'merge_inputs',
+           'WithMethods', 'merge', 'by_direction', 'prompts_of', 'study_choice', 'repair', 'expand', 'write_recording',
+           'probe', 'keep_text', 'read_input', 'write_output', 'translate', 'list_names', 'rebuild', 'plan',
+           'join_training', 'describe_launch', 'check_node', 'refuse_existing', 'expert_runs', 'train', 'finetune',
+           'add', 'overlap', 'collect', 'leave', 'main']
 
 # %% ../nbs/lib/cli.ipynb #b8a748ed
 import atexit
@@ -39,7 +39,7 @@ import typer.core
 
 from . import __version__
 from .core import UserError, at_home, check_path, check_place, collect_seldom, nearest, read_json, root
-from .settings import load, profiles, read_grids
+from .settings import load, profiles
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
 from .training.launch import accumulation, claimed, command as launch_command, job_of, launch
@@ -135,10 +135,15 @@ def directions():
     "The directions of the study."
     return list(load().directions)
 
+def methods():
+    "The merging methods of all presets."
+    from mmtmerge.merge.method_list import METHODS     # torch: not before it is needed
+    return sorted(METHODS)
+
 PROFILES, DIRECTIONS = completing(profiles), completing(directions)
 PRESETS = completing(lambda: ["paper", "mergekit", "fuseai"])
 ENGINE_NAMES = completing(lambda: ["transformers", "ctranslate2", "vllm"])
-METHOD_NAMES = completing(lambda: sorted({name for grid in read_grids().values() for name in grid}))
+METHOD_NAMES = completing(methods)
 
 # %% ../nbs/lib/cli.ipynb #bdf2d6c7
 def pairs(

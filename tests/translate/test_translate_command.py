@@ -399,6 +399,7 @@ def test_instructions_of_an_artefact_under_a_locale_of_ascii(monkeypatch, tmp_pa
         ("translate folder en-hi --engine v", "vllm"),
         ("probe --direction hi-e", "hi-en"),
         ("merge --method ti", "ties"),
+        ("merge --method karc", "karcher"),
         ("merge --preset m", "mergekit"),
         ("plan --profile sm", "smoke"),
     ],
