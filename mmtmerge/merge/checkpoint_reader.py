@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LFS_POINTER', 'TYPES', 'MADV_POPULATE_READ', 'HEADS', 'EMBEDDINGS', 'read_content', 'read_text', 'read_object',
-           'check_folder', 'refuse_without_weights', 'weight_files', 'StoredTensor', 'read_header', 'read_headers',
-           'check_index', 'read_ahead', 'map_tensor', 'has_twins', 'stored_heads', 'check_copy', 'Checkpoint']
+           'check_folder', 'refuse_without_weights', 'check_numbered', 'weight_files', 'StoredTensor', 'read_header',
+           'read_headers', 'check_index', 'read_ahead', 'map_tensor', 'has_twins', 'stored_heads', 'check_copy',
+           'Checkpoint']
 
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #a3d5cb46
 import json
@@ -60,7 +61,10 @@ def read_object(
     "A JSON object of a checkpoint. Raises UserError if the file is missing, unreadable or no whole JSON object."
     require(file.exists(), f"{file} is missing: {file.parent} is no Hugging Face checkpoint")
     try:
-        content = json.loads(read_content(file).decode("utf-8"))
+        text = read_content(file).decode("utf-8")
+        marked = text.startswith("\ufeff")
+        require(not marked, f"{file} begins with a byte order mark, which Transformers cannot read: save it without")
+        content = json.loads(text)
     except ValueError as e:     # a UnicodeDecodeError is one
         raise UserError(f"{file} is not whole JSON ({e}): fetch it again") from None
     require(isinstance(content, dict), f"{file} holds no JSON object: fetch it again")
@@ -95,6 +99,17 @@ def refuse_without_weights(
     raise UserError(folder_hint(folder) or f"{folder} holds no .safetensors file: {whole}")
 
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #3c746982
+def check_numbered(
+    files: list,     # of Path
+):
+    "Raises UserError if files are numbered, 1 of 3, and one of them is not there."
+    for file in files:
+        found = re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.safetensors)", file.name)
+        start, number, of, count, ending = found.groups() if found else ("", "", "", "0", "")
+        for i in range(1, int(count) + 1):
+            part = file.with_name(f"{start}{i:0{len(number)}}{of}{count}{ending}")
+            require(part in files, f"{part} is missing, {file.name} is there: fetch the checkpoint again")
+
 def weight_files(
     folder: Path,
 ) -> tuple:      # (files, name -> file name as the index lists them; None without an index)
@@ -103,6 +118,7 @@ def weight_files(
     if not index.exists():
         others = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("consolidated"))
         files = [single] if single.exists() else others
+        check_numbered(files)
         return files or refuse_without_weights(folder), None
     listed = read_object(index).get("weight_map")
     require(isinstance(listed, dict) and listed, f"{index} has no weight_map: fetch it again")
@@ -146,7 +162,10 @@ def read_header(
     header.pop("__metadata__", None)
     stored = {}
     for name, t in header.items():
-        require(t["dtype"] in TYPES, f"{file}: tensor {name!r} is of type {t['dtype']}, which is not supported")
+        if t["dtype"] not in TYPES and is_recomputed(name, tuple(t["shape"])):
+            continue
+        packed = "quantized: merge full-precision checkpoints" if t["dtype"][0] in "UF" else "not supported"
+        require(t["dtype"] in TYPES, f"{file}: tensor {name!r} is of type {t['dtype']}, which is {packed}")
         stored[name] = StoredTensor(file, TYPES[t["dtype"]], tuple(t["shape"]), 8 + length + t["data_offsets"][0])
     return stored
 
@@ -169,9 +188,12 @@ def check_index(
     index: Path,     # model.safetensors.index.json
     listed: dict,    # name -> file name, as it says
     found: dict,     # name -> StoredTensor, as the files say
+    tied=(),         # names that need not be stored
 ):
-    "Raises UserError if the index lists other tensors than the files hold."
+    "Raises UserError if the index lists other tensors than the files hold; buffers may be in either."
     for name in sorted(listed.keys() ^ found.keys()):
+        if is_recomputed(name, ()) or name in tied:
+            continue
         problem = "listed, but not in its file" if name in listed else "in a file, but not listed"
         raise UserError(f"{index}: tensor {name!r} is {problem}: fetch the checkpoint again")
 
@@ -260,10 +282,15 @@ class Checkpoint(Mapping):
         self.folder = Path(folder)
         check_folder(self.folder)
         self.config = read_object(self.folder / "config.json")
+        require(not self.config.get("is_encoder_decoder"),
+                f"{self.folder} is an encoder and a decoder ({self.config.get('model_type')}): "
+                "only language models that are a decoder alone can be merged")
         files, listed = weight_files(self.folder)
         self.stored = read_headers(files)
         if listed is not None:
-            check_index(self.folder / "model.safetensors.index.json", listed, self.stored)
+            heads = [name for name in listed if name.endswith(HEADS) and name not in self.stored]
+            tied = heads if heads and is_tied(self.config) else ()
+            check_index(self.folder / "model.safetensors.index.json", listed, self.stored, tied)
         self.stored = {name: t for name, t in self.stored.items() if not is_recomputed(name, t.shape)}
         for head, embeddings in stored_heads(self).items():
             if embeddings in self.stored:

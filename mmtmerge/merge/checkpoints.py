@@ -78,6 +78,9 @@ def open_models(
         first = name_of.get(path)
         also = f" and as {name}" if first != name else ""
         require(path not in name_of, f"{folder} is given twice, as expert {first}{also}")
+        made = isinstance(folder, (str, Path)) and Path(folder, "parts.json").exists()
+        require(not made, f"{folder} holds a trunk and the parts of several directions: make a checkpoint of one, "
+                          f"`mmtmerge expand {folder} DIRECTION OUT`, and merge that")
         name_of[path] = name
     return open_model(base), {name: open_model(folder) for name, folder in pairs}
 

@@ -69,6 +69,8 @@ def check_tokenizer_source(
     if source == "union":
         check_same_tokenizer(base, experts, f"{file}: a union of tokenizers")
     elif source != "base":
+        known = "write 'base', 'union' or the folder of a model"
+        require(Path(source).is_dir(), f"{file}: the tokenizer {source!r} is no folder: {known}")
         check_same_tokenizer(base, [source], f"{file}: the tokenizer of {source}")
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #4213d500

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['SCALED', 'SHARED', 'OPTIONAL_BASE', 'REQUIRED', 'WHOLE', 'LAMBDA', 'COUNTS', 'for_whole_merge', 'parameters_of',
-           'check_keys', 'check_count', 'models_of_slices', 'base_and_experts', 'check_parameters', 'scopes_for',
-           'given_in', 'hyperparameters', 'unwrapped', 'check_filters', 'sliced', 'plain_merge', 'merge_arguments',
-           'read_config', 'check_writable', 'numbers_for', 'split_parameters', 'write_config']
+           'check_keys', 'check_count', 'models_of_slices', 'base_and_experts', 'all_parameters', 'check_key',
+           'check_parameters', 'scopes_for', 'given_in', 'hyperparameters', 'unwrapped', 'check_filters', 'tell_ends',
+           'sliced', 'plain_merge', 'merge_arguments', 'read_config', 'check_writable', 'numbers_for',
+           'split_parameters', 'write_config']
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9d688c0a
+import functools
+import sys
 from collections.abc import Mapping
 from inspect import Parameter
 from itertools import product
@@ -21,7 +24,8 @@ from .apply import Recipe
 from .by_tensor import ByTensor
 from .checkpoint_reader import Checkpoint
 from .checkpoints import BASELESS, expert_names, without_base
-from .mergekit_file import KEYS, UNSUPPORTED, check_entry, dtype_at, listed_models
+from .layer_stack import depth_key
+from .mergekit_file import KEYS, REMARKS, UNSUPPORTED, check_entry, dtype_at, listed_models
 from .mergekit_file import mapping_at, model_folder, read_yaml
 from .mergekit_slices import listed_slices, plain_slices, read_stacks, scopes_of
 from .mergekit_tokenizer import check_tokenizer_source, chosen_template
@@ -76,6 +80,9 @@ def check_keys(
 ):
     "Raises UserError if a configuration has a key that is unknown or not supported, or lacks the method or the models."
     for key in config:
+        if key in REMARKS:
+            print(f"note: {file}: {key!r} changes nothing, in mergekit too", file=sys.stderr)
+            continue
         require(key not in UNSUPPORTED, f"{file}: {key!r}: {UNSUPPORTED.get(key)} is not supported")
         require(key in KEYS, f"{file}: unknown key {key!r}: {nearest(key, KEYS)}")
     require("merge_method" in config, f"{file} names no merge_method")
@@ -129,7 +136,8 @@ def base_and_experts(
     else:
         models = listed_models(config, file)
     whole = method in BASELESS or method in OPTIONAL_BASE and base is None
-    require(base or whole, f"{file}: {method} needs a base_model")
+    moved = ": it stands under parameters, move it to the top" * ("base_model" in (config.get("parameters") or {}))
+    require(base or whole, f"{file}: {method} needs a base_model{moved}")
     if not whole:
         models = [(folder, own) for folder, own in models if folder != base]
     elif base and base not in [folder for folder, _ in models]:
@@ -137,6 +145,23 @@ def base_and_experts(
     require(models, f"{file}: all models are the base")
     check_count(method, len(models), file)
     return base or models[0][0], models
+
+# %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9923e2b2
+@functools.cache
+def all_parameters() -> frozenset:   # of str
+    "The parameters of all methods."
+    return frozenset(key for method in SHARED for key in parameters_of(method))
+
+def check_key(
+    key: str,       # name of a parameter
+    method: str,
+    where: str,     # for messages
+):
+    "Raises UserError if no method has a parameter; tells of one that this method does not use."
+    known = parameters_of(method)
+    require(key in all_parameters(), f"{where}: {method} has no parameter {key!r}: {nearest(key, known)}")
+    if key not in known:
+        print(f"note: {where}: {method} does not use {key!r}, in mergekit neither", file=sys.stderr)
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9923e2b3
 def check_parameters(
@@ -149,12 +174,11 @@ def check_parameters(
     shared = shared | config.get("modules", {})
     for piece in config.get("slices") or []:
         shared = shared | piece.shared
-    known = parameters_of(method)
     for key in shared:
-        require(key in known, f"{file}: {method} has no parameter {key!r}: {nearest(key, known)}")
+        check_key(key, method, file)
     for folder, own in experts:
         for key in own:
-            require(key in known, f"{file}, {folder}: {method} has no parameter {key!r}: {nearest(key, known)}")
+            check_key(key, method, f"{file}, {folder}")
             whole = for_whole_merge(method, key)
             require(not whole, f"{file}, {folder}: {key!r} belongs to the merge, not to a model: "
                                       "move it to the parameters of the file")
@@ -235,6 +259,16 @@ def check_filters(
                 require(same, f"{file}: {key}: filter {text!r} fits one of {source!r} and {name!r}, which are the same "
                               "tensor before and after its layer moves: filter by what does not move")
 
+def tell_ends(
+    stack,          # LayerStack
+    file: Path,
+):
+    "Say whose final norm a stack has, where its ends are of two models."
+    first, last = stack.pieces[0].model.folder, stack.pieces[-1].model.folder
+    if first != last:
+        print(f"note: {file}: what follows the layers is that of {last}; mergekit takes it from {first} "
+              "for architectures that it has no file of", file=sys.stderr)
+
 def sliced(
     config: dict,
     file: Path,
@@ -243,13 +277,16 @@ def sliced(
     method, given = config["merge_method"], config.get("base_model")
     base = model_folder(given, f"{file}: base_model") if given is not None else None
     slices = listed_slices(config, file)
-    layers = Checkpoint(next(iter(slices[0].own))).config.get("num_hidden_layers")
+    config_of_first = Checkpoint(next(iter(slices[0].own))).config
+    layers = config_of_first.get(depth_key(config_of_first))
     if method != "passthrough" and plain_slices(slices, layers):
         return config | {"slices": slices}, {}
     first = base if method not in BASELESS else None
     everywhere = first is None or all(first in piece.own for piece in slices)
     require(everywhere, f"{file}: slices: the base {base} must be a source of every slice")
     stacks, slices = read_stacks(slices, first, base, file)
+    for stack in stacks.values():
+        tell_ends(stack, file)
     return config | {"slices": slices, "base_model": "source 1" if first else None}, stacks
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #5caaa6cb

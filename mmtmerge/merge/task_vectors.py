@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..core import UserError, require
 from . import kernels
+from .by_tensor import layer_of
 
 # %% ../../nbs/lib/merge/task_vectors.ipynb #da80b42f
 HUGE_PAGES = os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -71,9 +72,12 @@ def check_fits(
                         "experts and base must come from one architecture, tied or untied alike")
     for name in expert:
         shape, base_shape = tuple(expert[name].shape), tuple(base[name].shape)
-        require(shape == base_shape,
-                f"tensor {name!r} of expert {who} is {shape}, the base has {base_shape}: "
-                "fine-tune from this base, with its vocabulary")
+        rows_only = len(shape) == len(base_shape) == 2 and shape[1] == base_shape[1] and layer_of(name)[1] is None
+        mend = "fine-tune from this base, with its vocabulary"
+        if rows_only:
+            rows = min(shape[0], base_shape[0])
+            mend += f", or, if the other rows are of no use, model.resize_token_embeddings({rows})"
+        require(shape == base_shape, f"tensor {name!r} of expert {who} is {shape}, the base has {base_shape}: {mend}")
 
 # %% ../../nbs/lib/merge/task_vectors.ipynb #f454abd0
 def check_shapes(

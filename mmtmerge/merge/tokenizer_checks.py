@@ -15,7 +15,7 @@ from ..core import UserError, require
 from .checkpoint_reader import Checkpoint, read_content
 from mmtmerge.merge.tokenizer_files import (
     added_tokens, chat_templates, content_of, flags_of_added, form_of, merges_of, prompt_settings, read_vocabulary,
-    same_numbers, tokenizer_names, tokenizer_parts, unused, vocabulary,
+    read_alike, same_numbers, tokenizer_names, tokenizer_parts, unused, vocabulary,
 )
 
 # %% ../../nbs/lib/merge/tokenizer_checks.ipynb #27ed963e
@@ -136,18 +136,26 @@ def check_tokenizers(
     base: Checkpoint,
     experts: dict,      # name -> Checkpoint
     compare: bool,
-) -> dict:              # {'tokenizer': which were not compared}, empty if all were
+) -> dict:              # {'tokenizer': which were not compared, ...}, empty if all were, and are the base's
     "Raises UserError if an expert's tokenizer is not the base's."
-    not_compared = []
+    not_compared, in_other_words = [], []
     for who, expert in experts.items():
         pairs = tokenizer_pairs(base.folder, expert.folder)
         if not pairs or not compare:
             not_compared.append(who)
             continue
         for file, other in pairs:
-            check_tokenizer(file, read_content(file), other, read_content(other))
+            try:
+                check_tokenizer(file, read_content(file), other, read_content(other))
+            except UserError:
+                both = file.name == other.name == "tokenizer.json"
+                if not both or not read_alike(base.folder, expert.folder):
+                    raise
+                in_other_words.append(who)
         check_prompts(base.folder, expert.folder)
-    if not not_compared:
-        return {}
-    names = tokenizer_names(base.folder)
-    return {"tokenizer": f"{names[0] if names else 'none'}, not compared with {', '.join(not_compared)}"}
+    notes, names = {}, tokenizer_names(base.folder)
+    if not_compared:
+        notes["tokenizer"] = f"{names[0] if names else 'none'}, not compared with {', '.join(not_compared)}"
+    if in_other_words:
+        notes["tokenizer files"] = f"of {', '.join(in_other_words)}: not the base's, but read alike by Transformers"
+    return notes

@@ -18,6 +18,7 @@ from mmtmerge.merge.mergekit_yaml import read_config
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LAYERS = 4
 FORMS = {"llama": "LlamaConfig", "qwen2": "Qwen2Config"}
+OTHERS = {"gpt2": "GPT2Config", "bloom": "BloomConfig"}   # which call their number of layers otherwise
 BOTH = pytest.mark.parametrize("kind", FORMS)
 
 
@@ -29,7 +30,9 @@ def tiny(kind, folder):
     tokens = len(transformers.AutoTokenizer.from_pretrained(MINI))
     sizes = dict(vocab_size=tokens, hidden_size=16, intermediate_size=24, num_hidden_layers=LAYERS)
     heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=kind == "qwen2")
-    config = getattr(transformers, FORMS[kind])(**sizes, **heads)
+    if kind in OTHERS:
+        sizes, heads = dict(vocab_size=tokens, hidden_size=16, n_layer=LAYERS, n_head=4), {}
+    config = getattr(transformers, (FORMS | OTHERS)[kind])(**sizes, **heads)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
     for name in TOKENIZER:
         shutil.copyfile(MINI / name, folder / "base" / name)
@@ -44,7 +47,8 @@ def tiny(kind, folder):
             shutil.copytree(folder / "base", folder / who)
         state = base if who == "base" else near(base, 0.01)
         save_file(state, folder / who / "model.safetensors", {"format": "pt"})
-    adapter(folder / "b", folder / "lora")
+    if kind in FORMS:
+        adapter(folder / "b", folder / "lora")
 
 
 def adapter(model, folder):
@@ -61,7 +65,7 @@ def adapter(model, folder):
 def tinies(tmp_path_factory):
     "Folder of each architecture, with base, a, b and c."
     root = tmp_path_factory.mktemp("tinies")
-    for kind in FORMS:
+    for kind in FORMS | OTHERS:
         (root / kind).mkdir()
         tiny(kind, root / kind)
     return root
@@ -162,6 +166,25 @@ UNCHANGED = {
 def test_what_changes_nothing(here, tmp_path, text):
     "Keys that change nothing where all models agree."
     equal(text, here, tmp_path)
+
+
+SLERP = "merge_method: slerp\nbase_model: $base\nmodels: [{model: $base}, {model: $a}]\ndtype: float32\n"
+PASSED_OVER = {
+    "normalize": SLERP + "parameters: {t: .4, normalize: true, int8_mask: true}\n",
+    "weight": "merge_method: model_stock\nbase_model: $base\ndtype: float32\n"
+              "models: [{model: $a, parameters: {weight: .3}}, {model: $b}]\n",
+    "density": "merge_method: linear\ndtype: float32\n"
+               "models: [{model: $a, parameters: {weight: .3, density: .4}}, {model: $b, parameters: {weight: 1}}]\n",
+    "random_seed": SLERP + "parameters: {t: .4}\nrandom_seed: 3\nmetadata: {by: me}\n",
+}
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("key", PASSED_OVER)
+def test_what_mergekit_passes_over_is_told(here, tmp_path, capsys, key):
+    equal(PASSED_OVER[key], here, tmp_path)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert any(repr(key) in note for note in notes)
 
 
 BROKEN = {
@@ -387,6 +410,30 @@ dtype: float32
 def test_slices_that_are_a_plain_merge(here, tmp_path, text):
     "Slices that cover equal models once, in order."
     equal(text, here, tmp_path)
+
+
+IN_HALVES = """
+merge_method: slerp
+base_model: $base
+slices:
+  - sources: [{model: $base, layer_range: [0, 2]}, {model: $a, layer_range: [0, 2]}]
+  - sources: [{model: $base, layer_range: [2, 4]}, {model: $a, layer_range: [2, 4]}]
+parameters: {t: [0.2, 0.6]}
+dtype: float32
+"""
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_slices_of_models_that_name_their_depth_otherwise(here, tmp_path, kind):
+    equal(IN_HALVES, here, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gpt2"])
+def test_a_stack_of_layers_of_gpt2(here, tmp_path, capsys):
+    pieces = "slices: [{sources: [{model: $base, layer_range: [0, 3]}]}, {sources: [{model: $a, layer_range: [1, 4]}]}]"
+    equal(f"merge_method: passthrough\n{pieces}\ndtype: float32\n", here, tmp_path)
+    assert json.loads((tmp_path / "ours/config.json").read_text())["n_layer"] == 6
+    assert f"what follows the layers is that of {here['a']}" in capsys.readouterr().err
 
 
 def stacked(method, *slices, more="", base="$base"):

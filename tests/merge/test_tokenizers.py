@@ -303,3 +303,85 @@ def test_byte_level_steps_that_make_other_numbers_are_not(two, change):
     models = two({"tokenizer.json": rewritten()}, {"tokenizer.json": rewritten(change)})
     with pytest.raises(UserError, match="pre_tokenizer is not that of"):
         check_compatible(*models)
+
+
+# What version 5 of Transformers says in other words
+
+
+BYTES = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
+LLAMA_STEPS = dict(
+    normalizer=dict(
+        type="Sequence",
+        normalizers=[
+            dict(type="Prepend", prepend="▁"),
+            dict(type="Replace", pattern={"String": " "}, content="▁"),
+        ],
+    ),
+    decoder=dict(
+        type="Sequence",
+        decoders=[
+            dict(type="Replace", pattern={"String": "▁"}, content=" "),
+            dict(type="ByteFallback"),
+            dict(type="Fuse"),
+            dict(type="Strip", content=" ", start=1, stop=0),
+        ],
+    ),
+)
+
+
+def old_files(folder, model_type, kind, tokens, merges, settings, steps, **options):
+    "A folder with tokenizer files as version 4 wrote them."
+    special = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    vocab = {token: i for i, token in enumerate(tokens)}
+    model = dict(
+        type="BPE", dropout=None, continuing_subword_prefix=None, end_of_word_suffix=None, vocab=vocab, merges=merges,
+        **dict(unk_token=None, fuse_unk=False, byte_fallback=False, ignore_merges=False) | options,
+    )
+    written = dict(version="1.0", truncation=None, padding=None, model=model)
+    written |= dict(normalizer=None, pre_tokenizer=None, post_processor=None, decoder=None) | steps
+    marks = [token for token in tokens if token.startswith("<") and not token.startswith("<0x")]
+    written["added_tokens"] = [dict(id=vocab[token], content=token) | special for token in marks]
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(MINI / "model.safetensors")
+    put(folder / "config.json", json.dumps(dict(model_type=model_type)))
+    put(folder / "tokenizer.json", json.dumps(written))
+    put(folder / "tokenizer_config.json", json.dumps(dict(tokenizer_class=kind) | settings))
+    return folder
+
+
+def of_llama(folder, **settings):
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", *"abehtx", "▁t", "he", "▁the"]
+    said = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", legacy=False) | settings
+    how = dict(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    return old_files(folder, "llama", "LlamaTokenizer", tokens, ["▁ t", "h e", "▁t he"], said, LLAMA_STEPS, **how)
+
+
+def of_neox(folder):
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokens = ["<|endoftext|>", "<|padding|>", *sorted(ByteLevel.alphabet()), "Ġt", "he"]
+    steps = dict(normalizer=dict(type="NFC"), pre_tokenizer=BYTES, post_processor=BYTES, decoder=BYTES)
+    end = "<|endoftext|>"
+    said = dict(add_prefix_space=False, bos_token=end, eos_token=end, unk_token=end)
+    return old_files(folder, "gpt_neox", "GPTNeoXTokenizer", tokens, ["Ġ t", "h e"], said, steps)
+
+
+@pytest.mark.parametrize("make", [of_llama, of_neox])
+def test_what_version_5_saves_is_read_alike(tmp_path, make):
+    from transformers import AutoTokenizer
+
+    base, expert = make(tmp_path / "base"), make(tmp_path / "expert")
+    AutoTokenizer.from_pretrained(base).save_pretrained(expert)
+    steps = [json.loads((folder / "tokenizer.json").read_text()) for folder in (base, expert)]
+    assert any(steps[0][key] != steps[1][key] for key in ("normalizer", "post_processor"))
+    notes = check_tokenizers(Checkpoint(base), {"e": Checkpoint(expert)}, True)
+    assert notes["tokenizer files"] == "of e: not the base's, but read alike by Transformers"
+
+
+def test_a_legacy_tokenizer_makes_other_numbers(tmp_path):
+    from transformers import AutoTokenizer
+
+    base, expert = of_llama(tmp_path / "base", legacy=True), of_llama(tmp_path / "expert", legacy=True)
+    AutoTokenizer.from_pretrained(base).save_pretrained(expert)
+    with pytest.raises(UserError, match="normalizer is not that of"):
+        check_tokenizers(Checkpoint(base), {"e": Checkpoint(expert)}, True)
