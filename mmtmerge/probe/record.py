@@ -49,6 +49,8 @@ def gates(
             "the probes need one, as Qwen2, Qwen3, Llama, Mistral and Gemma 3 have"
         )
     config = model.config.get_text_config()    # of a model that also sees: the part that reads
+    if hasattr(config, "altup_num_inputs"):
+        raise UserError(f"a model of type {kind!r} carries several hidden states at once (AltUp): the probes read one")
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     if activation not in POSITIVE:
         known = ", ".join(POSITIVE)
