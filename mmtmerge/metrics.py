@@ -17,7 +17,7 @@ import pandas as pd
 from sacrebleu.metrics import BLEU, CHRF
 
 from .core import UserError, nearest
-from .settings import TOKENISER, TOKENISERS, WITHOUT_SPACES, Language, belongs, scripts_of
+from .settings import OF_NONE, TOKENISER, TOKENISERS, WITHOUT_SPACES, Language, belongs, scripts_of
 
 # %% ../nbs/lib/metrics.ipynb #3027389c
 METRICS = {"BLEU": BLEU, "chrF2": CHRF, "chrF++": functools.partial(CHRF, word_order=2)}
@@ -218,7 +218,7 @@ def in_script(
     script: str,  # as in settings.ini: Devanagari, Japanese
 ) -> float:       # share of the letters; NaN where there are none
     "Share of a text's letters that belong to a script."
-    letters = [c for c in text if c.isalpha()]
+    letters = [c for c in text if c.isalpha() and c not in OF_NONE]
     if not letters:
         return float("nan")
     return sum(belongs(letter, script) for letter in letters) / len(letters)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'CONSTANTS', 'OPENING', 'NAMES', 'INLINE', 'TOKENISER', 'TOKENISERS', 'ISO_15924', 'CODES', 'SEVERAL',
-           'WIDE', 'BEGINNINGS', 'OTHER_NAMES', 'WITHOUT_SPACES', 'LONG_KOREAN', 'LONG_WORD', 'BASE',
+           'WIDE', 'BEGINNINGS', 'OF_NONE', 'OTHER_NAMES', 'WITHOUT_SPACES', 'LONG_KOREAN', 'LONG_WORD', 'BASE',
            'EMBEDDINGS_RULES', 'JOINT', 'ALL', 'MANY_TO_ONE', 'ONE_TO_MANY', 'BIDIRECTIONAL', 'COUNTS', 'WHOLES',
            'NUMBERS', 'SHARES', 'KINDS', 'LISTS', 'PAIRS', 'TABLES', 'TEXTS', 'DECLARED', 'CHOICES', 'UNREADABLE',
            'ALWAYS', 'number', 'value', 'typed', 'nested', 'parsed', 'sections', 'named_sections', 'section',
@@ -212,7 +212,10 @@ BEGINNINGS = dict(      # of letters' names, where they do not all begin with th
     Hiragana=("HIRAGANA", "HENTAIGANA", *WIDE), Katakana=("KATAKANA", "HALFWIDTH KATAKANA", *WIDE),
     Hangul=("HANGUL", "HALFWIDTH HANGUL", "FULLWIDTH"), Bopomofo=("BOPOMOFO", "FULLWIDTH"),
     Cyrillic=("CYRILLIC", "MODIFIER LETTER CYRILLIC"), Georgian=("GEORGIAN", "MODIFIER LETTER GEORGIAN"),
+    Latin=("LATIN", "FEMININE ORDINAL", "MASCULINE ORDINAL", "MODIFIER LETTER SMALL", "MODIFIER LETTER CAPITAL",
+           "SUPERSCRIPT LATIN"),
 )
+OF_NONE = frozenset("µˬˮ" + "".join(map(chr, range(0x2b9, 0x2e0))))   # of any script: apostrophes that are letters
 
 # %% ../nbs/lib/settings.ipynb #2b0d8be0
 OTHER_NAMES = dict(     # of languages, and of scripts where Unicode has another

@@ -120,7 +120,20 @@ def test_codes_and_several_scripts(script, noted):
 
 def test_the_studys_scripts_have_the_letters_that_they_had():
     for language in load("laptop").known.values():
-        assert beginnings(language.script) == (language.script.upper() + " ",)
+        own = beginnings(language.script)
+        assert own[0] == language.script.upper() + " " and (len(own) == 1 or language.script == "Latin")
+
+
+OF_LATIN = ["Faylni oʻqing", "Toʻgʻri", "ʻŌlelo Hawaiʻi", "2ª janela nº 1", "xʰ", "nⁱ"]
+
+
+OF_OTHERS = [("обʼєкт", "Cyrillic"), ("µε", "Greek")]
+
+
+@pytest.mark.parametrize("text, script", [*((text, "Latin") for text in OF_LATIN), *OF_OTHERS])
+def test_letters_of_no_script_count_for_none(text, script):
+    assert in_script(text, script) == 1 and in_script(text, "Thai") == 0
+    assert math.isnan(in_script("ʻʼµ", script))
 
 
 def test_unicode_has_the_same_scripts():

@@ -236,3 +236,41 @@ def test_a_profile_whose_corpus_lacks_a_language(project):
     path.write_text(path.read_text(encoding="utf-8").replace("languages = kn", "languages = hi kn"), encoding="utf-8")
     with pytest.raises(UserError, match="corpus-kn has no direction 'hi-en'"):
         rebuild.check_corpus(load("kannada"))
+
+
+SERBIAN = ["Отвори датотеку", "Zatvori prozor", "Нова датотека", "Sačuvaj sve"]
+
+
+def test_sentences_in_two_scripts(project):
+    for kind, word in (("train", ""), ("dev", " now"), ("devtest", " here")):
+        lines = [(f"Open file number {i}{word}", text) for i, text in enumerate(SERBIAN)]
+        table(project / f"{kind}.tsv", lines, "en\tsr")
+    files = {kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")}
+    with pytest.raises(UserError, match='are Cyrillic, .*Latin: write --script "Cyrillic Latin" if it has both'):
+        adding.plan_language("sr", "Serbian", **files)
+    addition = adding.plan_language("sr", "Serbian", script="Cyrillic Latin", **files)
+    assert "script = Cyrillic Latin\n" in addition.settings and "(100% of the letters)" in addition.notes[0]
+
+
+def test_a_few_words_of_another_script_are_no_second_one(project):
+    table(project / "train.tsv", [("Open Firefox now", "ಕಡತವನ್ನು ಈಗ ತೆರೆಯಿರಿ Web")] * 3)
+    assert "script = Kannada\n" in planned().settings
+
+
+def test_apostrophes_that_are_letters_are_of_no_script(project):
+    for kind, word in (("train", ""), ("dev", " now"), ("devtest", " here")):
+        table(project / f"{kind}.tsv", [(f"Open the file {i}{word}", "Faylni oʻqing, 2ª") for i in range(4)], "en\tuz")
+    files = {kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")}
+    assert "Latin (100% of the letters)" in adding.plan_language("uz", "Uzbek", **files).notes[0]
+
+
+def test_the_code_of_indonesian_is_the_name_of_a_column(project):
+    files = {kind: f"{kind}.tsv" for kind in ("train", "dev", "devtest")}
+    with pytest.raises(UserError, match="code 'id' is the name of the column of identifiers: .*ind"):
+        adding.plan_language("id", "Indonesian", **files)
+
+
+def test_a_table_with_the_quotation_marks_of_csv(project):
+    table(project / "dev.tsv", [('"Press ""OK"" now"', "ತೆರೆ")] * 3)
+    with pytest.raises(UserError, match="dev.tsv, line 2: 'en' is quoted as in CSV"):
+        planned()

@@ -59,6 +59,8 @@ def known_of(*texts):
 
 
 SPELLINGS = {
+    "Odia yya": ("\u0b05\u0b5f", "\u0b05\u0b2f\u0b3c"),
+    "Romanian s and t": ("\u015f\u0163", "\u0219\u021b"),
     "nukta letters": ("\u0958\u095e", "\u0915\u093c\u092b\u093c"),
     "Bengali yya and rra": ("\u09df\u09dc", "\u09af\u09bc\u09a1\u09bc"),
     "Tamil vowels of two parts": (

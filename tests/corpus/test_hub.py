@@ -161,3 +161,64 @@ def test_smoke_runs_on_it(tmp_path, copy):
     for key in ("base/base", "finetune/en-hi"):
         with safe_open(runs / key / "checkpoint/model.safetensors", "pt") as f:
             assert {f.get_slice(name).get_dtype() for name in f.keys()} == {"BF16"}
+
+
+SECTIONS = {
+    "drop_overlp is not read: did you mean 'drop_overlap'": ("drop_overlap = 0", "drop_overlp = 1"),
+    "streming is not read: did you mean 'streaming'": ("streaming = 0", "streming = 1"),
+    "split.test is not read: did you mean 'split.": ("split.devtest = devtest", "split.test = devtest"),
+    "flores_plus. has no repo": ("repo = openlanguagedata/flores_plus\n", ""),
+    "flores_plus. has no column": ("column = text\n", ""),
+    "samanantar. has no languages": ("languages = hi bn ta te\ntrain =", "train ="),
+    "samanantar. has no dev:": ("dev = flores_plus\n", ""),
+    "samanantar. has no train_config": ("train_config = {code}\n", ""),
+    "train_columns = : name two": ("train_columns = src tgt\n", ""),
+}
+
+
+@pytest.mark.parametrize("said", SECTIONS)
+def test_keys_of_sections(copy, monkeypatch, said):
+    project = copy("keys")
+    ini = (project / "settings.ini").read_text()
+    assert SECTIONS[said][0] in ini
+    (project / "settings.ini").write_text(ini.replace(*SECTIONS[said], 1))
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    with pytest.raises(UserError, match=said):
+        open_corpus("samanantar")
+
+
+def test_a_corpus_without_training_pairs(copy, monkeypatch):
+    "It is opened, for its test sets, and says what it lacks."
+    project = copy("untrained")
+    ini = (project / "settings.ini").read_text()
+    (project / "settings.ini").write_text(ini.replace("train = ai4bharat/samanantar\n", "", 1))
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    with pytest.raises(UserError, match="samanantar. has no train: add it"):
+        open_corpus("samanantar").train("hi-en")
+
+
+@pytest.mark.parametrize("wrong", ["{code", "{}", "{0}", "{code.x}"])
+def test_braces_that_name_nothing(copy, monkeypatch, wrong):
+    project = copy("braces")
+    ini = (project / "settings.ini").read_text()
+    (project / "settings.ini").write_text(ini.replace("train_config = {code}", f"train_config = {wrong}", 1))
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    with pytest.raises(UserError, match="cannot be filled in .*: write {code} or {flores}"):
+        open_corpus("samanantar").train("hi-en")
+
+
+def test_indonesian_is_called_as_identifiers_are(tmp_path, copy, monkeypatch):
+    project = copy("indonesian")
+    ini = (project / "settings.ini").read_text()
+    described = "[language id]\nname = Indonesian\nscript = Latin\nflores = ind_Latn\n[language te]"
+    ini = ini.replace("[language te]", described, 1)
+    ini = ini.replace("languages = hi bn ta te\ntrain =", "languages = id\ntrain =", 1)
+    (project / "settings.ini").write_text(ini.replace("openlanguagedata/flores_plus", str(tmp_path), 1))
+    monkeypatch.setenv("MMTMERGE_ROOT", str(project))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "dev").mkdir()
+    for code, texts in (("eng_Latn", ("Yes", "No")), ("ind_Latn", ("Ya", "Tidak"))):
+        rows = [json.dumps(dict(id=f"n{i}", text=text)) for i, text in enumerate(texts)]
+        (tmp_path / f"dev/{code}.jsonl").write_text("\n".join(rows) + "\n")
+    lines = open_corpus("samanantar").test("dev", "en-id")
+    assert sorted(lines.itertuples(index=False, name=None)) == [("n0", "Yes", "Ya"), ("n1", "No", "Tidak")]

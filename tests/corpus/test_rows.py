@@ -349,3 +349,143 @@ def test_a_damaged_table(tmp_path, monkeypatch):
     (tmp_path / "data/hi/train-00000-of-00001.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(UserError, match="a file cannot be read"):
         load_split(str(tmp_path / "data"), "hi", "train")
+
+
+NUMBERED = {
+    "hi lacks train-00001-of-00002": ["train-00000-of-00002"],
+    "hi lacks train-00000-of-00002": ["train-00001-of-00002"],
+    "hi lacks train-00000-of-00003, train-00002-of-00003": ["train-00001-of-00003-ab12"],
+    "lacks train-1-of-9, train-2-of-9, train-3-of-9, train-4-of-9, train-5-of-9 and 3 more": ["train-0-of-9"],
+    "files of 00001 and of 00002": ["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"],
+}
+
+
+@pytest.mark.parametrize("card", [False, True])
+@pytest.mark.parametrize("streaming", [0, 1])
+@pytest.mark.parametrize("said", NUMBERED)
+def test_a_part_of_a_download(hub, tmp_path, said, streaming, card):
+    corpus = hub(files={f"{name}.parquet": BOTH for name in NUMBERED[said]}, streaming=streaming)
+    if card:
+        configs = "configs:\n- config_name: hi\n  data_files:\n  - split: train\n    path: hi/train-*\n"
+        (tmp_path / "data/README.md").write_text(f"---\n{configs}---\n")
+    with pytest.raises(UserError, match=said):
+        corpus.train("hi-en", 3)
+
+
+@pytest.mark.parametrize("names", [["train-1-of-2", "train-2-of-2"], ["train-00000-of-00002", "train-00001-of-00002"]])
+def test_all_files_of_a_download(hub, names):
+    assert len(hub(files={f"{name}.parquet": BOTH for name in names}).train("hi-en")) == 6
+
+
+def card_with(number):
+    return f"""---
+dataset_info:
+  config_name: hi
+  splits:
+  - name: train
+    num_bytes: 10
+    num_examples: {number}
+configs:
+- config_name: hi
+  data_files:
+  - split: train
+    path: hi/train*
+---
+"""
+
+
+@pytest.mark.parametrize("name, content", [("train.parquet", BOTH), ("train.jsonl", DATES + DATES[:43])])
+def test_the_number_of_rows_that_a_card_says(hub, tmp_path, name, content):
+    corpus = hub(files={name: content})
+    (tmp_path / "data/README.md").write_text(card_with(3))
+    assert len(corpus.train("hi-en")) == 3
+    (tmp_path / "data/README.md").write_text(card_with(5))
+    with pytest.raises(UserError, match="train has 3 rows and README.md says 5: download it again"):
+        corpus.train("hi-en")
+
+
+OTHER_CONFIGS = "---\nconfigs:\n- config_name: data\n  data_files: hi/*\n---\n"
+
+
+@pytest.mark.parametrize("card", ["# My data\n", "---\nlanguage: [hi]\n---\n", OTHER_CONFIGS])
+def test_a_card_that_does_not_name_the_configuration(hub, tmp_path, card):
+    corpus = hub()
+    (tmp_path / "data/README.md").write_text(card)
+    assert len(corpus.train("hi-en")) == 3
+    with pytest.raises(UserError, match="BuilderConfig 'ta' not found.*neither ta/train"):
+        load_split(corpus.spec["train"], "ta", "train")
+
+
+@pytest.mark.parametrize("card", ["configs: [", "language: no: x", "- a", "configs: 3"])
+def test_a_card_that_cannot_be_read(hub, tmp_path, card):
+    corpus = hub()
+    (tmp_path / "data/README.md").write_text(f"---\n{card}\n---\n")
+    with pytest.raises(UserError, match="README.md"):
+        corpus.train("hi-en")
+
+
+NESTED = {"train.parquet": dict(translation=[dict(en=a, hi=b) for a, b in zip(SRC, TGT)])}
+
+
+@pytest.mark.parametrize("columns", ["en hi", "translation.en translation.hi", "translation hi"])
+def test_a_column_that_holds_both_languages(hub, tmp_path, columns):
+    corpus = hub(files=NESTED, train_columns=columns)
+    with pytest.raises(UserError, match="'translation' holds several values .en, hi..*flatten"):
+        corpus.train("hi-en")
+    file = tmp_path / "data/hi/train.parquet"
+    datasets.load_dataset("parquet", data_files=str(file))["train"].flatten().to_parquet(file)
+    flat = dataclasses.replace(corpus, spec=corpus.spec | dict(train_columns="translation.en translation.hi"))
+    assert set(flat.train("hi-en")["target"]) == set(SRC)
+
+
+def test_what_save_to_disk_wrote(hub):
+    corpus = hub()
+    folder = corpus.spec["train"]
+    for rows, one in ((datasets.Dataset.from_dict(BOTH), ""), (datasets.DatasetDict(), r"\['train'\]")):
+        rows.save_to_disk(f"{folder}/ta")
+        said = rf"was written by save_to_disk: .*{one}.to_parquet\('COPY/ta/train.parquet"
+        with pytest.raises(UserError, match=said):
+            load_split(folder, "ta", "train")
+
+
+def test_another_split_is_named(hub):
+    with pytest.raises(UserError, match="but hi/validation.parquet: name the split that is there .train_split"):
+        hub(files={"validation.parquet": BOTH}).train("hi-en")
+
+
+@pytest.mark.parametrize("path", ["~/nothing", "/none/copy", "./copy", "../copy", "C:\\data", "FILE"])
+def test_a_folder_that_is_not_there(tmp_path, path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is no folder on this machine"):
+        load_split(path.replace("FILE", str(tmp_path / "file")), "hi", "train")
+
+
+OTHER_TABLES = {
+    "line 1: not JSON .*: write one object a line": ("x.jsonl", b'[\n{"en": "a"},\n{"en": "b"}\n]\n'),
+    "line 1: not an object, in braces: write one object a line": ("x.jsonl", b'[{"en": "a"}, {"en": "b"}]\n'),
+    "line 1: not JSON .*: write one object a": ("x.jsonl", b'{\n "en": "a"\n}\n'),
+    "its lines end in CR alone": ("x.tsv", b"en\thi\ra\tb\r"),
+    "looks like UTF-16": ("x.tsv", "en\thi\na\tb\n".encode("utf-16")),
+    "x.tsv, line 3: 'en' is quoted as in CSV.*QUOTE_NONE": ("x.tsv", b'en\thi\na\tb\n"He said ""yes"""\tc\n'),
+    "line 2: 'en' is quoted": ("x.tsv", b'en\thi\n"""Yes"", he said"\tc\n'),
+}
+
+
+@pytest.mark.parametrize("said", OTHER_TABLES)
+def test_tables_of_other_programs(tmp_path, said):
+    name, content = OTHER_TABLES[said]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_table(tmp_path / name, ["en"])
+
+
+def test_quotation_marks_that_are_of_the_sentence(tmp_path):
+    texts = ['"Yes"', '"a" and "b"', 'Type "" here', '""', '"He said \'yes\'"', '""a""', 'ends in ""']
+    (tmp_path / "x.tsv").write_text("en\thi\n" + "".join(f"{text}\tx\n" for text in texts))
+    assert read_table(tmp_path / "x.tsv", ["en"]).en.tolist() == texts
+
+
+def test_identifiers_and_a_language_called_id(tmp_path):
+    (tmp_path / "train.en-id.tsv").write_text("en\tid\nYes\tYa\n")
+    with pytest.raises(UserError, match="column of identifiers is called 'id', as a language is.*ind"):
+        Corpus.open(tmp_path).train("en-id")

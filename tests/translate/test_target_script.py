@@ -420,3 +420,23 @@ def test_the_tokenizer_of_the_miniature_is_made_of_bytes():
     "What is tested above is tested on parts of characters."
     rule = rule_of(AutoTokenizer.from_pretrained(MINI), "Tamil")
     assert len(rule.middles) > 20
+
+
+@pytest.mark.parametrize(
+    "text, script",
+    [("Faylni oʻqing", "Latin"), ("2ª, nº 1", "Latin"), ("обʼєкт", "Cyrillic"), ("5 µm", "Latin"), ("5 µμ", "Greek")],
+)
+def test_letters_that_are_of_no_script_may_be_written(mini, text, script):
+    "Also in bytes, one at a time."
+    assert wrong_letters([text], script) == [] and may_write(text.encode(), script)
+    data = text.encode()
+    assert all(may_write(decoded(data[:end])[1] + data[end : end + 1], script) for end in range(len(data)))
+
+
+@pytest.mark.parametrize("script", ["Devanagari", "Bengali", "Tamil", "Telugu", "Latin"])
+def test_the_studys_scripts_may_write_what_they_might(mini, script):
+    "As before letters of no script were known: no token of the miniature holds one."
+    letters = [chr(i) for i in range(0x2B9, 0x2E0)] + list("ªºµ")
+    assert not any(letter in text for letter in letters for text in map(mini[1].decode, range(len(mini[1]))))
+    begun = [b"\xca", b"\xcb"]
+    assert all(may_write(data, script) == (script == "Latin") for data in begun)
