@@ -562,7 +562,7 @@ AnyDirection = Annotated[str, typer.Argument(
     help="Two languages that settings.ini describes: en-hi.", autocompletion=DIRECTIONS)]
 TextFile = Annotated[Path, typer.Argument(help="UTF-8, a sentence a line. Default: standard input.")]
 TextOut = Annotated[Path, typer.Option(
-    help="File to write; interrupted, the same command continues it. Default: standard output.")]
+    help="File to write; interrupted, the same command continues it. Default, or -: standard output.")]
 KeepScript = Annotated[bool, typer.Option(
     "--keep-script", help="Write no letters of other scripts than the target's.")]
 FirstTokens = Annotated[int, typer.Option("--first", min=1, help="With --keep-script: for so many first tokens only.")]
@@ -640,6 +640,7 @@ def translate(
     if note:
         typer.echo(f"note: {note}", err=True)
     data, name = read_input(file)
+    out = None if out == Path("-") else out
     try:
         translate_file(folder, request, data, name, write_output, out, quiet)
     except KeyboardInterrupt:
