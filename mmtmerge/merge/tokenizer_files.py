@@ -306,13 +306,13 @@ def read_alike(
 ) -> bool:           # False if Transformers cannot read both
     "Whether two `tokenizer.json` differ by their form only, and Transformers makes one tokenizer of both."
     contents = [read_content(path / "tokenizer.json") for path in (folder, other)]
-    one, two = (in_one_form(parts_of_json(content)) for content in contents)
-    if one != two:
-        return False
     try:
+        one, two = (in_one_form(parts_of_json(content)) for content in contents)
+        if one != two:
+            return False
         with quiet_transformers():
             specs = [tokenizer.backend_tokenizer.to_str().encode() for tokenizer in both_read(folder, other)]
-    except Exception:    # each class raises what it likes
+    except Exception:    # a file is no tokenizer, or cannot be read; each class raises what it likes
         return False
     return parts_of_json(specs[0]) == parts_of_json(specs[1])
 
