@@ -191,7 +191,7 @@ def refuse_other_kinds(
     folder: Path,
 ):
     "Raises UserError if names of tensors show that a checkpoint is an adapter, or quantized without saying so."
-    from mmtmerge.merge.checkpoint_hints import tensor_hint
+    from mmtmerge.checkpoint_hints import tensor_hint
     for name in stored_shapes(folder):
         hint = tensor_hint(name)
         if hint:
@@ -220,7 +220,7 @@ def check_checkpoint(
     trunk: bool = False,    # whether an artefact will do, of which its trunk is read
 ):
     "Raises UserError if a folder holds anything but a checkpoint of a language model, and says what it holds."
-    from mmtmerge.merge.checkpoint_hints import folder_hint
+    from mmtmerge.checkpoint_hints import folder_hint
     folder = Path(folder)
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{folder} holds an adapter, adapter_config.json: merge it into its base (peft: "

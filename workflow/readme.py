@@ -15,7 +15,7 @@ ROOT = HERE.parent
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
 ROOMS = [
     ("The study", ["settings", "core", "docstrings", "lazy"]),
-    ("Data and models", ["corpus/*", "models", "prompts", "loading", "vocabulary"]),
+    ("Data and models", ["corpus/*", "models", "prompts", "loading", "checkpoint_hints", "vocabulary"]),
     ("Training", ["training/*"]),
     ("Merging", ["merge/*"]),
     ("Translating and scoring", ["translate", "translate_files", "target_script", "engines", "vllm_worker", "metrics"]),

@@ -20,7 +20,7 @@ import xxhash
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
 from ..loading import is_recomputed, load_without_numbers
 from .checkpoint_config import difference, is_tied, read_config
-from .checkpoint_hints import tensor_hint
+from ..checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import check_beside, not_taken
 from .task_vectors import check_shapes

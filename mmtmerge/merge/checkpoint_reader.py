@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from ..core import UserError, check_path, hub_hint, require
 from ..loading import is_recomputed
 from .checkpoint_config import is_tied, tied_weights
-from .checkpoint_hints import folder_hint
+from ..checkpoint_hints import folder_hint
 
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #2c337be9
 LFS_POINTER = b"version https://git-lfs"

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mmtmerge.core import UserError
 from mmtmerge.merge.checkpoint_checks import check_compatible
-from mmtmerge.merge.checkpoint_hints import tensor_hint
+from mmtmerge.checkpoint_hints import tensor_hint
 from mmtmerge.merge.checkpoint_reader import Checkpoint
 from mmtmerge.merge.checkpoint_writer import copy_other_files, left_behind, not_taken
 from mmtmerge.merge.model_card import table_rows
