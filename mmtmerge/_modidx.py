@@ -3610,7 +3610,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mmtmerge.translate.check_layers': ('lib/translate.html#check_layers', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.common_prefix': ('lib/translate.html#common_prefix', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.generate': ('lib/translate.html#generate', 'mmtmerge/translate.py'),
-                                    'mmtmerge.translate.name_of_model': ('lib/translate.html#name_of_model', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.narrowest_window': ('lib/translate.html#narrowest_window', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.read': ('lib/translate.html#read', 'mmtmerge/translate.py'),
                                     'mmtmerge.translate.shared_prefix': ('lib/translate.html#shared_prefix', 'mmtmerge/translate.py'),

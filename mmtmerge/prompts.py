@@ -26,10 +26,11 @@ def chat_template(
 
 # %% ../nbs/lib/prompts.ipynb #44dc3bf5
 def name_of(
-    tokenizer,
+    loaded,                   # a tokenizer or a model
+    what="the tokenizer",     # it is, where it has no name
 ) -> str:
-    "How messages name a tokenizer: by its folder."
-    return getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+    "How messages name what was loaded: by its folder."
+    return getattr(loaded, "name_or_path", "") or what
 
 # %% ../nbs/lib/prompts.ipynb #de8a74dd
 def chat_texts(
@@ -187,6 +188,6 @@ def check_ids(
     rows = len(model.get_input_embeddings().weight)
     for number, ids in enumerate(sequences, 1):
         if ids and max(ids) >= rows:
-            name = getattr(model, "name_or_path", "") or "the model"
+            name = name_of(model, "the model")
             raise UserError(f"sentence {number} of these holds the token {max(ids)}, and {name} has {rows}: "
                             "its tokenizer is another model's, or its embeddings were not enlarged for added tokens")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEWLINES', 'NEWLINE_BYTE', 'BY_COLUMN', 'stop_tokens', 'source_length', 'ask', 'common_prefix', 'narrowest_window',
-           'shared_prefix', 'name_of_model', 'check_layers', 'Rows', 'top_logits', 'best_token', 'check_finite',
-           'generate', 'Translations', 'read', 'translate']
+           'shared_prefix', 'check_layers', 'Rows', 'top_logits', 'best_token', 'check_finite', 'generate',
+           'Translations', 'read', 'translate']
 
 # %% ../nbs/lib/translate.ipynb #9c54a1be
 import math
@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .core import UserError
-from .prompts import check_ids, ends_of_sequence, prompts
+from .prompts import check_ids, ends_of_sequence, name_of, prompts
 from .target_script import Excluded, restrictions
 from .settings import unspaced_characters
 
@@ -103,11 +103,6 @@ def shared_prefix(
     return common_prefix(asked)
 
 # %% ../nbs/lib/translate.ipynb #6a1f0c35
-def name_of_model(model) -> str:
-    "How messages name a model: by its folder."
-    return getattr(model, "name_or_path", "") or "the model"
-
-
 def check_layers(
     config,  # Transformers' configuration
     name,  # of the model, for the message
@@ -226,7 +221,8 @@ def check_finite(
     if model.dtype == torch.float16:
         mend = "float16 holds none beyond 65504: take bfloat16 or float32; if it stays so, its weights are damaged"
     kind = str(model.dtype).removeprefix("torch.")
-    raise UserError(f"{name_of_model(model)} computes numbers that are not finite, in {kind}: {mend}")
+    name = name_of(model, "the model")
+    raise UserError(f"{name} computes numbers that are not finite, in {kind}: {mend}")
 
 
 def _forward(model, ids, mask, cache, excluded=None, check=False):
@@ -327,7 +323,7 @@ def generate(
     out = [[] for _ in asked]
     if not asked:
         return out
-    check_layers(model.config, name_of_model(model))
+    check_layers(model.config, name_of(model, "the model"))
     check_ids(model, asked)
     ends = set(stops)
     excluded = Excluded(keep or [None] * len(asked), *_head(model))

@@ -23,7 +23,8 @@ from . import __version__
 from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write_json
 from .engines import ENGINES, check_keep, open_engine
 from .corpus.rows import is_visible
-from .models import PARTS_FILE, check_checkpoint, check_weights, folder_config, folder_tokenizer, model_files
+from .loading import PARTS_FILE
+from .models import check_checkpoint, check_weights, folder_config, folder_tokenizer, model_files
 from .prompts import end_of_sequence, turns
 from .target_script import Script
 from .settings import Direction, Language, known_name, load, named_sections, read_language, sections

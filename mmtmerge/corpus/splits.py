@@ -266,6 +266,7 @@ def copied_files(
     check_whole(files)
     return files
 
+# %% ../../nbs/lib/corpus/splits.ipynb #a51f3c0a
 def _load_copy(folder, config, split, columns, numbers, streaming, where):
     "Columns of a split of a copy."
     import datasets

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ..core import UserError, beside, check_path, nearest, require
+from ..loading import PARTS_FILE
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
@@ -78,7 +79,7 @@ def open_models(
         first = name_of.get(path)
         also = f" and as {name}" if first != name else ""
         require(path not in name_of, f"{folder} is given twice, as expert {first}{also}")
-        made = isinstance(folder, (str, Path)) and Path(folder, "parts.json").exists()
+        made = isinstance(folder, (str, Path)) and Path(folder, PARTS_FILE).exists()
         require(not made, f"{folder} holds a trunk and the parts of several directions: make a checkpoint of one, "
                           f"`mmtmerge expand {folder} DIRECTION OUT`, and merge that")
         name_of[path] = name

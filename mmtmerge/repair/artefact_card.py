@@ -14,12 +14,13 @@ import torch
 
 from .. import __version__
 from ..core import require, write_json
+from ..loading import PARTS_FILE
 from ..merge.checkpoint_reader import Checkpoint, read_object
 from ..merge.model_card import table_rows
 
 # %% ../../nbs/lib/repair/artefact_card.ipynb #3c0ef02e
 FORMAT = 1
-ABOUT = "parts.json"
+ABOUT = PARTS_FILE
 
 def file_entry(
     folder: Path,    # of the artefact
