@@ -13,7 +13,7 @@ from ..core import require
 from . import kernels
 from .registry import method
 from .sign_consensus import as_array, per_expert_column
-from .task_vectors import BLOCK, Parameter, array_block, flat_array, slices
+from .task_vectors import BLOCK, Parameter
 
 # %% ../../nbs/lib/merge/averages.ipynb #771eb148
 def linear_plain(
@@ -36,12 +36,11 @@ def accumulate(
     size: int = BLOCK,
 ) -> Tensor:         # like the parameter, float32
     "A sum over experts, block by block."
-    base, *experts = (flat_array(t) for t in (theta.base, *theta.experts))
-    m = torch.empty(len(base), dtype=torch.float32)
-    for where in slices(len(base), size):
-        origin, block = array_block(base, where), m[where]
+    m = torch.empty(theta.base.numel(), dtype=torch.float32)
+    for where, base, experts in theta.arrays(size):
+        block = m[where]
         for i, expert in enumerate(experts):
-            add(i, where, array_block(expert, where), origin, block.numpy())
+            add(i, where, expert, base, block.numpy())
         if finish:
             finish(where, block)
     return m.view(theta.shape)

@@ -265,22 +265,23 @@ def merge_checkpoints(
     kind = dtype and getattr(torch, dtype)
     base, experts = open_models(base, experts)
     models = [base, *experts.values(), *base.parts.values()]
-    recipe.task_vectors(base, experts)
-    check_base_is_no_expert(recipe, base, experts)
-    notes = check_compatible(base, experts, tokenizer)
-    check_outside(out, models)
-    check_loads(base)
-    size = bytes_needed(base, kind)
     inputs = {file for model in (base, *experts.values()) for file in model.files}
-    with explained_failures(out, size), new_folders(out.parent):
-        check_room(out, size)
-        with appearing_folder(out) as work, hashing(sorted(inputs)) as hashes:
-            written, noted = write_merge(
-                recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
-            notes |= noted | copy_other_files(base, work, kind, remote_code, chat_template)
-            card = model_card(recipe, base, experts, kind, hashes.result(), notes)
-            (work / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
-            check_written(work, written, out)
+    with hashing(sorted(inputs)) as hashes:     # beside the checks, too
+        recipe.task_vectors(base, experts)
+        check_base_is_no_expert(recipe, base, experts)
+        notes = check_compatible(base, experts, tokenizer)
+        check_outside(out, models)
+        check_loads(base)
+        size = bytes_needed(base, kind)
+        with explained_failures(out, size), new_folders(out.parent):
+            check_room(out, size)
+            with appearing_folder(out) as work:
+                written, noted = write_merge(
+                    recipe, base, experts, work, kind, threads or os.cpu_count(), int(shard_gb * 1e9), progress)
+                notes |= noted | copy_other_files(base, work, kind, remote_code, chat_template)
+                card = model_card(recipe, base, experts, kind, hashes.result(), notes)
+                (work / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+                check_written(work, written, out)
     if progress:
         for subject, text in notes.items():
             print(f"{subject}: {text}", file=sys.stderr)

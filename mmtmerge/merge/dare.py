@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DropRate', 'dare_plain', 'dare_ties_plain', 'expert_keys', 'random_keep', 'kept_entries', 'sum_of_kept', 'dare',
-           'dare_ties', 'drop_rates', 'dare_linear', 'dare_ties_mergekit']
+           'dare_ties', 'drop_rates', 'norm_factors', 'dare_linear', 'dare_ties_mergekit']
 
 # %% ../../nbs/lib/merge/dare.ipynb #0f9ce7ac
 from typing import Annotated
@@ -18,7 +18,7 @@ from .averages import accumulate, effective_weights
 from .random_masks import check_size, keep_mask, keep_threshold, random_key
 from .registry import Between, Fraction, method
 from .sign_consensus import as_array, elected_sum, elected_sum_plain
-from .task_arithmetic import divider, generalized_task_arithmetic, masked_block, rescale_factors
+from .task_arithmetic import divider, factors_of_norms, generalized_task_arithmetic, masked_block
 from .task_vectors import Parameter
 
 # %% ../../nbs/lib/merge/dare.ipynb #748c1b18
@@ -55,11 +55,11 @@ def random_keep(
     keys = expert_keys(theta)
 
     def keep(where, block):
-        masks = []
-        for p, key in zip(drop, keys):
-            nothing = torch.zeros(block.shape[1], dtype=torch.bool)
-            masks.append(keep_mask(p, key, where) if p < 1 else nothing)
-        return torch.stack(masks)
+        masks = torch.zeros(len(drop), block.shape[1], dtype=torch.bool)
+        for p, key, mask in zip(drop, keys, masks):
+            if p < 1:
+                mask.copy_(keep_mask(p, key, where))
+        return masks
 
     return keep
 
@@ -127,6 +127,20 @@ def drop_rates(theta, density):
     "Probability of each expert's entries to be dropped."
     return [1 - x for x in theta.numbers(density)]
 
+# %% ../../nbs/lib/merge/dare.ipynb #4364ff52
+def norm_factors(
+    theta: Parameter,
+    drop: list,    # probability of each expert's entries to be dropped
+) -> Tensor:       # (experts, 1) float32
+    "Factors that give what DARE keeps of each task vector its L1 norm back."
+    keys, thresholds = expert_keys(theta), [keep_threshold(p) for p in drop]
+    norms = np.zeros((len(drop), 2))
+    for where, base, experts in theta.arrays():
+        for i, expert in enumerate(experts):
+            kernels.kept_l1_norms(expert, base, *keys[i], where.start, thresholds[i], norms[i])
+    norms[np.array(drop) >= 1, 1] = 0
+    return factors_of_norms(torch.from_numpy(norms.T))
+
 # %% ../../nbs/lib/merge/dare.ipynb #a3ecb31e
 @method("mergekit")
 def dare_linear(
@@ -142,7 +156,7 @@ def dare_linear(
     weights = effective_weights(theta, weight, normalize)
     factors = weights
     if rescale:
-        factors = weights * rescale_factors(theta, random_keep(theta, drop))
+        factors = weights * norm_factors(theta, drop)
     return sum_of_kept(theta, drop, factors, divider(weights, normalize))
 
 # %% ../../nbs/lib/merge/dare.ipynb #d3bd1af8

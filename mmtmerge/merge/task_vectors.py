@@ -153,17 +153,20 @@ class Parameter:
     def shape(self):
         return self.base.shape
 
+    def arrays(self, size=BLOCK):
+        "Yield (slice, base, experts): (size,) weights of the flattened parameter, as kernels read them."
+        base, *experts = (flat_array(t) for t in (self.base, *self.experts))
+        for where in slices(len(base), size):
+            yield where, array_block(base, where), [array_block(expert, where) for expert in experts]
+
     def blocks(self, delta=True, size=BLOCK):
         "Yield (slice, (experts, size) task vectors) of the flattened parameter; weights without `delta`."
-        base, *experts = (flat_array(t) for t in (self.base, *self.experts))
-        full = torch.empty(len(experts), min(size, len(base)), dtype=torch.float32)
-        for where in slices(len(base), size):
+        full = torch.empty(len(self.experts), min(size, self.base.numel()), dtype=torch.float32)
+        for where, origin, experts in self.arrays(size):
             n = where.stop - where.start
             shorter = n < full.shape[1]
             block = torch.empty(len(experts), n, dtype=torch.float32) if shorter else full
-            origin = array_block(base, where)
-            for row, expert in zip(block.numpy(), experts):
-                values = array_block(expert, where)
+            for row, values in zip(block.numpy(), experts):
                 if delta:
                     kernels.subtract(values, origin, row)
                 else:
