@@ -47,11 +47,11 @@ def mark_bins(
     bins,     # how many
     marks,    # (n,) uint8, or longer; filled with 1 and 0
 ):
-    "Mark magnitudes whose upper bits fall into one of some bins."
+    "Mark magnitudes whose upper bits fall into one of some bins, and whose lower bits are not 0."
     for j in range(len(x)):
         upper = (x[j] & np.uint32(MAGNITUDE)) >> np.uint32(LOW)
         distance = np.uint32(upper - np.uint32(first))     # wraps around below the first
-        marks[j] = distance < np.uint32(bins)
+        marks[j] = (distance < np.uint32(bins)) & (x[j] & np.uint32((1 << LOW) - 1) != 0)
 
 # %% ../../nbs/lib/merge/rank_kernels.ipynb #6421a18a
 @kernel
@@ -59,7 +59,7 @@ def count_lower(
     x,        # (n,) float32, seen as uint32
     first,    # bin of the first histogram that is asked for
     row,      # (bins,) int32: the row of counts of that bin and those that follow, -1 for none
-    counts,   # (rows, 32768) int64, added to
+    counts,   # (rows, 32768) int64, added to; column 0 stays as it is
 ):
     "Histograms of the lower bits, of the bins that are asked for."
     marks = np.empty(TILE, np.uint8)
@@ -73,7 +73,7 @@ def count_lower(
             for j in range(8 * k, min(8 * k + 8, len(tile))):
                 magnitude = np.int64(tile[j] & np.uint32(MAGNITUDE))
                 i = (magnitude >> LOW) - first
-                if 0 <= i < len(row) and row[i] >= 0:
+                if marks[j] and row[i] >= 0:
                     counts[row[i], magnitude & (1 << LOW) - 1] += 1
 
 # %% ../../nbs/lib/merge/rank_kernels.ipynb #9e768e6a
@@ -99,6 +99,7 @@ def read_ranks(
     for rank in ranks:
         high, before = find_rank(upper, rank)
         count = counts[row[high - first]]
+        count[0] += upper[high] - count.sum()     # the others, whose lower bits are 0
         low, inner = find_rank(count, rank - before)
         values.append(high << LOW | low)
         smaller.append(before + inner)
