@@ -74,9 +74,11 @@ def _tsv(path, columns):
 def _jsonl(path, columns):
     "Values of JSON lines, as they are, with the number of their line."
     for i, row in json_rows(path):
-        missing = [c for c in columns if c not in row]
+        missing = next((c for c in columns if c not in row), None)
         if missing:
-            raise UserError(f"{path}, line {i}: no field {missing[0]!r}: {nearest(missing[0], row)}")
+            around = next((name for name, value in row.items() if isinstance(value, dict) and missing in value), None)
+            unpack = f"it is inside {around!r}, which must be unpacked (jq -c '. + .{around}')"
+            raise UserError(f"{path}, line {i}: no field {missing!r}: {unpack if around else nearest(missing, row)}")
         yield i, [row[c] for c in columns]
 
 # %% ../../nbs/lib/corpus/embedded.ipynb #f17e027c
