@@ -49,6 +49,16 @@ def environ(monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ)
 
 
+@pytest.fixture
+def unread(monkeypatch):
+    "No model may be read."
+
+    def read(*args, **options):
+        raise AssertionError("a model was read")
+
+    monkeypatch.setattr("mmtmerge.engines.load_model", read)
+
+
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory):
     "Makes a copy of the repository under a name."

@@ -29,16 +29,6 @@ def hindi():
     return [*lines[:4], "", *lines[4:], "  "]
 
 
-@pytest.fixture
-def unread(monkeypatch):
-    "No model may be read."
-
-    def read(*args, **options):
-        raise AssertionError("a model was read")
-
-    monkeypatch.setattr(engines, "load_model", read)
-
-
 def call(*words, text=None):
     "The command in this process: its standard output; an error is raised as it is."
     done = CliRunner().invoke(app, ["translate", *map(str, words)], input=text, catch_exceptions=True)

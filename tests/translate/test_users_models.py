@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from test_engines import TALKATIVE, stand_in
 from typer.testing import CliRunner
 
-from mmtmerge import engines
 from mmtmerge.cli import app
 from mmtmerge.core import UserError
 from mmtmerge.engines import open_engine
@@ -33,16 +32,6 @@ GPTJ = dict(vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=128, rot
 def folder(tmp_path):
     "A copy of the miniature."
     return shutil.copytree(MINI, tmp_path / "checkpoint")
-
-
-@pytest.fixture
-def unread(monkeypatch):
-    "No model may be read."
-
-    def read(*args, **options):
-        raise AssertionError("a model was read")
-
-    monkeypatch.setattr(engines, "load_model", read)
 
 
 def set_values(file, **values):
