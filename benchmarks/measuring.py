@@ -15,11 +15,12 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from mmtmerge import __version__
 
 INTERVAL = 0.02  # seconds between two looks at the memory
 PAGES = ("VmRSS", "RssAnon")  # resident pages of a process: with those of mapped files, and without
 BUFFER = 1 << 22  # bytes that the floor reads or writes at once
-PACKAGES = ("mmtmerge", "mergekit", "torch", "transformers", "safetensors")
+PACKAGES = ("mergekit", "torch", "transformers", "safetensors")
 
 
 # Memory
@@ -164,5 +165,6 @@ def machine():
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{package: installed(package) for package in PACKAGES},
+        "mmtmerge": __version__,
     }
 from mmtmerge.core import require

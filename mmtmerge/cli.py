@@ -868,7 +868,7 @@ LikeProfile = Annotated[str, typer.Option(
 BesideIt = Annotated[list[str], typer.Option(
     "--with", help="A language of that profile's corpus to study beside it; may be given several times.")]
 ScriptName = Annotated[str, typer.Option(
-    "--script", help="First word of its letters' Unicode names. Default: as the sentences are written.")]
+    "--script", help="First word of its letters' Unicode names, or ISO 15924 code. Default: that of the sentences.")]
 FloresName = Annotated[str, typer.Option("--flores", help="Its name in FLORES+, only for that test set: kan_Knda.")]
 ShowAddition = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the sections and stop.")]
 

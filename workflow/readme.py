@@ -44,17 +44,27 @@ def findings(quoted, names):
     return found
 
 
-def minutes_more(study, target, cores=2):
-    "Minutes that a target takes beyond the main job, by the records of its results."
+def results_more(study, target):
+    "The results that a target has beyond those of the main job."
     wanted, main = (closure(study, targets(study)[name]) for name in (target, "mountdoom"))
-    seconds = [read_json(wanted[name].result(study))["seconds"] for name in wanted.keys() - main.keys()]
-    return round(sum(seconds) / 60 / cores)
+    return [read_json(wanted[name].result(study)) for name in wanted.keys() - main.keys()]
+
+
+def minutes(results, cores=2):
+    "Minutes that runs take, by their records."
+    return round(sum(result["seconds"] for result in results) / 60 / cores)
+
+
+def memory(results, cores=2):
+    "GB that as many runs at a time need at most, by their records."
+    return round(cores * max(result["peak_memory_mb"] for result in results) / 1000)
 
 
 def context():
     "What the template may name."
     quoted = Quoted(load("laptop"))
     stored, value = read_json(quoted.path("numbers.json")), quoted.numbers()
+    more = {target: results_more(quoted.study, target) for target in ("repair", "growth", "confounds")}
     names = dict(
         base=stored["base"],
         profile=stored["profile"],
@@ -64,7 +74,8 @@ def context():
         experts=value["experts_disjoint"],
         experts_mean=value["experts_mean"],
         minutes=round(value["wall_seconds"] / 60),
-        more={target: minutes_more(quoted.study, target) for target in ("repair", "growth", "confounds")},
+        more={target: minutes(results) for target, results in more.items()},
+        memory_more={target: memory(results) for target, results in more.items()},
         memory=f"{2 * value['peak_memory_mb'] / 1000:.0f}",
         claims=quoted.verdicts(),
         quoted=quoted,

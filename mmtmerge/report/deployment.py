@@ -49,7 +49,7 @@ def total_sizes(
 def deployment_numbers(
     sizes: pd.DataFrame,   # of `deployment_table`
 ) -> dict:                 # experts, merged, experts_count
-    "What the README says about the cost."
+    "What the report says about the cost."
     found = {}
     for what, row in total_sizes(sizes).to_dict("index").items():
         found[what] = {k: round(v, 3) for k, v in row.items()}

@@ -201,7 +201,7 @@ def grid_numbers(
     points: pd.DataFrame,   # of `grid_table`
     noted: pd.DataFrame,    # of `fall_back_table`
 ) -> dict:
-    "What the README says about the grid."
+    "What the report says about the grid."
     study, seen = results.study, traps(results).values()
     counted = dict(points=len(points), winners=len(winners(points, "paper")))
     told = dict(beyond=beyond_paper(points), everywhere=everywhere(points, noted))
