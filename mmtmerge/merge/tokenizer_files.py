@@ -304,17 +304,20 @@ def read_alike(
     folder: Path,
     other: Path,
 ) -> bool:           # False if Transformers cannot read both
-    "Whether two `tokenizer.json` differ by their form only, and Transformers makes one tokenizer of both."
-    contents = [read_content(path / "tokenizer.json") for path in (folder, other)]
+    "Whether two `tokenizer.json` differ by their form only: one vocabulary, and Transformers reads one tokenizer."
+    files = [path / "tokenizer.json" for path in (folder, other)]
+    contents = [read_content(file) for file in files]
     try:
-        one, two = (in_one_form(parts_of_json(content)) for content in contents)
-        if one != two:
+        numbers = [vocabulary(file, json.loads(content)) for file, content in zip(files, contents)]
+        forms = [in_one_form(parts_of_json(content)) for content in contents]
+        if numbers[0] != numbers[1] or forms[0] != forms[1]:
             return False
         with quiet_transformers():
-            specs = [tokenizer.backend_tokenizer.to_str().encode() for tokenizer in both_read(folder, other)]
+            one, two = both_read(folder, other)
+            specs = [parts_of_json(tokenizer.backend_tokenizer.to_str().encode()) for tokenizer in (one, two)]
     except Exception:    # a file is no tokenizer, or cannot be read; each class raises what it likes
         return False
-    return parts_of_json(specs[0]) == parts_of_json(specs[1])
+    return specs[0] == specs[1] and one.get_vocab() == two.get_vocab()
 
 # %% ../../nbs/lib/merge/tokenizer_files.ipynb #6e5387ae
 TEMPLATES_INSIDE = ("tokenizer_config.json", "chat_template.json", "processor_config.json")

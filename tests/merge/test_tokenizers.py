@@ -378,6 +378,35 @@ def test_what_version_5_saves_is_read_alike(tmp_path, make):
     assert notes["tokenizer files"] == "of e: not the base's, but read alike by Transformers"
 
 
+def swapped(content, how):
+    "A tokenizer.json in which two tokens have each other's number."
+    vocab, added = content["model"]["vocab"], content["added_tokens"]
+    if how == "plain":
+        vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    elif how == "renamed":
+        vocab["q"] = vocab.pop("a")
+    else:
+        one, two = added[-2:]
+        vocab[one["content"]], vocab[two["content"]] = two["id"], one["id"]
+        one["id"], two["id"] = two["id"], one["id"]
+    return content
+
+
+@pytest.mark.parametrize("saved_again", [False, True])
+@pytest.mark.parametrize("how", ["plain", "renamed", "added"])
+@pytest.mark.parametrize("make", [of_llama, of_neox])
+def test_other_numbers_are_never_read_alike(tmp_path, make, how, saved_again):
+    from transformers import AutoTokenizer
+
+    base, expert = make(tmp_path / "base"), make(tmp_path / "expert")
+    if saved_again:
+        AutoTokenizer.from_pretrained(base).save_pretrained(expert)
+    file = expert / "tokenizer.json"
+    put(file, json.dumps(swapped(json.loads(file.read_text()), how)))
+    with pytest.raises(UserError, match=r"token '.*' has id|is not that of|added_tokens_decoder"):
+        check_tokenizers(Checkpoint(base), {"e": Checkpoint(expert)}, True)
+
+
 def test_a_legacy_tokenizer_makes_other_numbers(tmp_path):
     from transformers import AutoTokenizer
 
