@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..core import require
-from .by_tensor import BEFORE_LAYERS, layer_counts, layer_of
+from .by_tensor import before_layers, layer_counts, layer_of
 from .checkpoint_config import difference, read_config
-from .checkpoint_reader import HEADS, Checkpoint
+from .checkpoint_reader import Checkpoint
 
 # %% ../../nbs/lib/merge/layer_stack.ipynb #7686b4e1
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ def outside(
     "The tensors of a model that stand in no layer."
     found = []
     for name in model:
-        embeddings = any(part in name for part in BEFORE_LAYERS) and not name.endswith(HEADS)
-        if layer_of(name)[1] is None and embeddings == before:
+        if layer_of(name)[1] is None and before_layers(name) == before:
             found.append(name)
     return found
 

@@ -64,7 +64,8 @@ def check_tokenizer_source(
     source = tokenizer_of(config, file)
     if source is None:
         return
-    note = "all rows of the embeddings stay; mergekit leaves out those that no token has"
+    note = ("all rows of the embeddings stay; mergekit leaves out those that no token has before it merges: "
+            "where there are any, it finds other norms and largest entries of this tensor")
     print(f"note: tokenizer_source: {note}", file=sys.stderr)
     if source == "union":
         check_same_tokenizer(base, experts, f"{file}: a union of tokenizers")

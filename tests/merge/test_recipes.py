@@ -176,6 +176,12 @@ PASSED_OVER = {
     "density": "merge_method: linear\ndtype: float32\n"
                "models: [{model: $a, parameters: {weight: .3, density: .4}}, {model: $b, parameters: {weight: 1}}]\n",
     "random_seed": SLERP + "parameters: {t: .4}\nrandom_seed: 3\nmetadata: {by: me}\n",
+    "embed_slerp": SLERP + "parameters: {t: .4, embed_slerp: true}\n",
+    "rescale": TIES.replace("{weight: 0.5}", "{weight: 0.5, rescale: true}"),
+    "layer_range": TIES.replace("{model: $b,", "{model: $b, layer_range: [0, 2],"),
+    "residual_weight": "merge_method: linear\ndtype: float32\nparameters: {weight: 1}\nslices:\n"
+                       "- residual_weight: .3\n"
+                       "  sources: [{model: $a, layer_range: [0, 4]}, {model: $b, layer_range: [0, 4]}]\n",
 }
 
 
@@ -185,6 +191,22 @@ def test_what_mergekit_passes_over_is_told(here, tmp_path, capsys, key):
     equal(PASSED_OVER[key], here, tmp_path)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert any(repr(key) in note for note in notes)
+
+
+TYPES = dict(base=torch.bfloat16, a=torch.float32, b=torch.float16)
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_models_of_several_types_without_one_for_the_result(here, tmp_path, capsys, who):
+    for name in ("base", who):
+        folder = shutil.copytree(here[name], tmp_path / "of" / name)
+        state = load_file(folder / "model.safetensors")
+        save_file({key: x.to(TYPES[name]) for key, x in state.items()}, folder / "model.safetensors", {"format": "pt"})
+        here[name] = str(folder)
+    text = "merge_method: task_arithmetic\nbase_model: $base\nmodels: [{model: $WHO}]\nparameters: {weight: .5}\n"
+    equal(text.replace("WHO", who), here, tmp_path)
+    assert "the result is float32" in capsys.readouterr().err
 
 
 BROKEN = {
@@ -221,6 +243,13 @@ BROKEN = {
     "NUL": (TIES.replace("{model: $b", '{model: "b\\0"'), "model 2"),
     "a long name": (TIES.replace("{model: $b", f"{{model: {'b' * 5000}"), "bbb"),
     "a long base": (TIES.replace("base_model: $base", f"base_model: {'b' * 5000}+"), "bbb"),
+    "a weight for some tensors": (
+        "merge_method: linear\nmodels:\n- {model: $a, parameters: {weight: [{filter: mlp, value: .5}]}}\n"
+        "- {model: $b, parameters: {weight: .5}}\n", "no condition fits"),
+    "a weight in some layers": (
+        "merge_method: linear\nslices:\n"
+        "- sources: [{model: $a, layer_range: [0, 2]}, {model: $b, layer_range: [0, 2]}]\n  parameters: {weight: 1}\n"
+        "- sources: [{model: $a, layer_range: [2, 4]}, {model: $b, layer_range: [2, 4]}]\n", "no condition fits"),
     "mixture of experts": ("gate_mode: hidden\nexperts: []\nbase_model: base\n", "mixture of experts"),
     "evolve": ("genome: {models: [a]}\ntasks: []\n", "evolutionary"),
 }
@@ -322,6 +351,11 @@ MEANT = {
 
 
 MEANT |= {
+    "keys without a value": "slices: null\nmodules: null\nchat_template:\n" + TIES,
+    "a block that is named by one that is named":
+    TIES.replace("{weight: 0.5}", "&q {<<: &p {weight: 0.5}, density: .3}").replace("{density: .8}", "{<<: *q}"),
+    "a base that is no source": "merge_method: linear\nbase_model: $c\ndtype: float32\nslices:\n"
+    "- sources: [{model: $a, layer_range: [0, 4]}, {model: $b, layer_range: [0, 4]}]\nparameters: {weight: .7}\n",
     "a block for several": "x: &p {weight: 1.0}\ny: [&q {<<: *p}]\n" + TIES.replace("{weight: 0.5}", "{<<: *q}"),
     "an empty block of tokens": TIES + "tokenizer: {source: base, tokens: {}, pad_to_multiple_of: null}\n",
     "revisions": TIES.replace("{model: $b,", "{model: '$b@main',").replace("base: $base", "base: $base@x"),
