@@ -264,13 +264,12 @@ def merge_checkpoints(
     check_settings(out, dtype, threads, shard_gb)
     kind = dtype and getattr(torch, dtype)
     base, experts = open_models(base, experts)
-    models = [base, *experts.values(), *base.parts.values()]
     inputs = {file for model in (base, *experts.values()) for file in model.files}
     with hashing(sorted(inputs)) as hashes:     # beside the checks, too
         recipe.task_vectors(base, experts)
         check_base_is_no_expert(recipe, base, experts)
         notes = check_compatible(base, experts, tokenizer)
-        check_outside(out, models)
+        check_outside(out, [base, *experts.values(), *base.parts.values()])
         check_loads(base)
         size = bytes_needed(base, kind)
         with explained_failures(out, size), new_folders(out.parent):
