@@ -76,7 +76,7 @@ def context():
         minutes=round(value["wall_seconds"] / 60),
         more={target: minutes(results) for target, results in more.items()},
         memory_more={target: memory(results) for target, results in more.items()},
-        memory=f"{2 * value['peak_memory_mb'] / 1000:.0f}",
+        memory=memory([value]),
         claims=quoted.verdicts(),
         quoted=quoted,
     )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLACES', 'KEYS', 'REMARKS', 'UNSUPPORTED', 'TYPES', 'PASSED_OVER', 'with_models', 'architecture_of', 'folder_at',
            'parts_of', 'one_form', 'read_text', 'yaml_problem', 'inside', 'EveryKeyOnce', 'read_documents', 'read_yaml',
-           'mapping_at', 'dtype_at', 'check_entry', 'model_folder', 'listed_models']
+           'mapping_at', 'dtype_at', 'tell', 'check_entry', 'model_folder', 'listed_models']
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #3b4b45c4
 import contextlib
@@ -159,11 +159,14 @@ class EveryKeyOnce(yaml.SafeLoader):
             node.value = [pair for pair, keep in zip(node.value, known) if keep or not used & inside(pair[1:])]
         return super().construct_document(node)
 
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.checked = {}    # identity -> node, which keeps it
+
     def flatten_mapping(self, node):
         "Take in what `<<` names; it may be named again, and has then been checked."
-        checked = self.__dict__.setdefault("checked", {})
-        keys = [] if id(node) in checked else [key.value for key, _ in node.value]
-        checked[id(node)] = node
+        keys = [] if id(node) in self.checked else [key.value for key, _ in node.value]
+        self.checked[id(node)] = node
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(problem=f"{twice!r} is given twice", problem_mark=node.start_mark)
@@ -218,7 +221,14 @@ def dtype_at(
     return name
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #f1ff7860
-PASSED_OVER = ("layer_range", "residual_weight")     # which mergekit reads, or not, and does not use
+PASSED_OVER = ("layer_range", "residual_weight")     # which change nothing in an entry that does not know them
+
+def tell(
+    where: str,    # file, and what it is about
+    text: str,
+):
+    "Say on standard error what a reader of the file may not expect."
+    print(f"note: {where}: {text}", file=sys.stderr)
 
 def check_entry(
     entry,            # a list item of a configuration
@@ -229,9 +239,9 @@ def check_entry(
     require(isinstance(entry, dict), f"{where}: {entry!r} is no mapping with a key {known[0]!r}")
     for key in entry:
         if key == "dtype":
-            print(f"note: {where}: dtype counts at the top of the file only, in mergekit too", file=sys.stderr)
+            tell(where, "dtype counts at the top of the file only, in mergekit too")
         elif key in PASSED_OVER and key not in known:
-            print(f"note: {where}: {key!r} changes nothing here, in mergekit too", file=sys.stderr)
+            tell(where, f"{key!r} changes nothing here, in mergekit too")
         else:
             moved = "; a parameter stands under parameters" * ("parameters" in known)
             require(key in (*known, "name"), f"{where}: unknown key {key!r}: {nearest(key, known)}{moved}")

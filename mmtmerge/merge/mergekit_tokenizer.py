@@ -7,7 +7,6 @@ __all__ = ['tokenizer_of', 'check_same_tokenizer', 'check_tokenizer_source', 'na
            'most_common_template', 'chosen_template']
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #b71f0eb2
-import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..core import UserError, nearest, require
 from .checkpoint_reader import Checkpoint
 from .tokenizer_checks import chat_template, check_tokenizers
 from .tokenizer_files import tokenizer_names
-from .mergekit_file import model_folder
+from .mergekit_file import model_folder, tell
 
 # %% ../../nbs/lib/merge/mergekit_tokenizer.ipynb #b2ae70ad
 def tokenizer_of(
@@ -64,9 +63,8 @@ def check_tokenizer_source(
     source = tokenizer_of(config, file)
     if source is None:
         return
-    note = ("all rows of the embeddings stay; mergekit leaves out those that no token has before it merges: "
-            "where there are any, it finds other norms and largest entries of this tensor")
-    print(f"note: tokenizer_source: {note}", file=sys.stderr)
+    tell("tokenizer_source", "all rows of the embeddings stay; mergekit leaves out those that no token has before it "
+                             "merges: where there are any, it finds other norms and largest entries of this tensor")
     if source == "union":
         check_same_tokenizer(base, experts, f"{file}: a union of tokenizers")
     elif source != "base":

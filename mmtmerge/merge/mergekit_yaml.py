@@ -11,13 +11,11 @@ __all__ = ['SCALED', 'SHARED', 'OPTIONAL_BASE', 'REQUIRED', 'WHOLE', 'LAMBDA', '
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9d688c0a
 import functools
-import sys
 from collections.abc import Mapping
 from inspect import Parameter
 from itertools import product
 from pathlib import Path
 
-import torch
 import yaml
 
 from ..core import UserError, nearest, require
@@ -26,8 +24,8 @@ from .by_tensor import ByTensor
 from .checkpoint_reader import Checkpoint, read_object
 from .checkpoints import BASELESS, expert_names, open_model, without_base
 from .layer_stack import depth_key
-from .mergekit_file import KEYS, REMARKS, UNSUPPORTED, check_entry, dtype_at, listed_models
-from .mergekit_file import mapping_at, model_folder, read_yaml
+from .mergekit_file import KEYS, REMARKS, TYPES, UNSUPPORTED, check_entry, dtype_at, listed_models
+from .mergekit_file import mapping_at, model_folder, read_yaml, tell
 from .mergekit_slices import listed_slices, plain_slices, read_stacks, scopes_of
 from .mergekit_tokenizer import check_tokenizer_source, chosen_template
 from .mergekit_values import resolved
@@ -82,7 +80,7 @@ def check_keys(
     "Raises UserError if a configuration has a key that is unknown or not supported, or lacks the method or the models."
     for key in config:
         if key in REMARKS:
-            print(f"note: {file}: {key!r} changes nothing, in mergekit too", file=sys.stderr)
+            tell(file, f"{key!r} changes nothing, in mergekit too")
             continue
         require(key not in UNSUPPORTED, f"{file}: {key!r}: {UNSUPPORTED.get(key)} is not supported")
         require(key in KEYS, f"{file}: unknown key {key!r}: {nearest(key, KEYS)}")
@@ -132,12 +130,12 @@ def base_and_experts(
     base = model_folder(given, f"{file}: base_model") if given is not None else None
     if "slices" in config:
         models = models_of_slices(config["slices"])
-        if base not in dict(models) and method in BASELESS:
-            print(f"note: {file}: the base {base} is no source, and not read: configuration and tokenizer are those of "
-                  f"{models[0][0]}", file=sys.stderr)
-            base = None
         listed = base is None or base in dict(models)
-        require(listed, f"{file}: slices: the base {base} is no source, which mergekit asks for")
+        require(listed or method in BASELESS, f"{file}: slices: the base {base} is no source, which mergekit asks for")
+        if not listed:
+            tell(file, f"the base {base} is no source, and not read: configuration and tokenizer are those of "
+                       f"{models[0][0]}")
+            base = None
     else:
         models = listed_models(config, file)
     whole = method in BASELESS or method in OPTIONAL_BASE and base is None
@@ -165,11 +163,11 @@ def check_key(
     "Raises UserError if no method has a parameter; tells of one that this method does not use."
     known = parameters_of(method)
     if key in REMARKS:
-        print(f"note: {where}: {key!r} changes nothing, in mergekit too", file=sys.stderr)
+        tell(where, f"{key!r} changes nothing, in mergekit too")
         return
     require(key in all_parameters(), f"{where}: {method} has no parameter {key!r}: {nearest(key, known)}")
     if key not in known:
-        print(f"note: {where}: {method} does not use {key!r}, in mergekit neither", file=sys.stderr)
+        tell(where, f"{method} does not use {key!r}, in mergekit neither")
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9923e2b3
 def check_parameters(
@@ -188,8 +186,8 @@ def check_parameters(
         for key in own:
             check_key(key, method, f"{file}, {folder}")
             if for_whole_merge(method, key):
-                print(f"note: {file}, {folder}: {key!r} beside a model changes nothing, in mergekit too: to use it, "
-                      "move it to the parameters of the file", file=sys.stderr)
+                tell(f"{file}, {folder}", f"{key!r} beside a model changes nothing, in mergekit too: to use it, "
+                                          "move it to the parameters of the file")
         for key in REQUIRED.get(method, ()):
             require(key in own or key in shared, f"{file}: {method} needs the parameter {key!r} of {folder}, "
                                                  "as in mergekit: give it to all models, or to the file")
@@ -276,8 +274,8 @@ def tell_ends(
     "Say whose final norm a stack has, where its ends are of two models."
     first, last = stack.pieces[0].model.folder, stack.pieces[-1].model.folder
     if first != last:
-        print(f"note: {file}: what follows the layers is that of {last}; mergekit takes it from {first} "
-              "for architectures that it has no file of", file=sys.stderr)
+        tell(file, f"what follows the layers is that of {last}; mergekit takes it from {first} for architectures that "
+                   "it has no file of")
 
 def sliced(
     config: dict,
@@ -319,19 +317,16 @@ def promoted_type(
     models: list,    # folders, or open checkpoints
     file: Path,      # for messages
 ) -> str:            # None where every tensor is stored in one type
-    "The type in which mergekit writes what is stored in several."
+    "The type in which mergekit writes what is stored in several: float32 holds any two that can be written."
     there = [model for model in models if isinstance(model, Checkpoint) or Path(model).is_dir()]
-    headers, promoted = [open_model(model).headers for model in there], None
+    headers = [open_model(model).headers for model in there]
     for name in headers[0] if headers else ():
-        kinds = {of_model[name].dtype for of_model in headers if name in of_model}
-        if len(kinds) > 1 and all(kind.is_floating_point for kind in kinds):
-            promoted = functools.reduce(torch.promote_types, kinds, promoted or next(iter(kinds)))
-    if promoted is None:
-        return None
-    name = str(promoted).removeprefix("torch.")
-    print(f"note: {file}: no dtype is given, and the models are stored in several types: the result is {name}, "
-          "as mergekit's", file=sys.stderr)
-    return name
+        kinds = {str(of_model[name].dtype).removeprefix("torch.") for of_model in headers if name in of_model}
+        if len(kinds) > 1 and kinds <= {*TYPES}:
+            tell(file, "no dtype is given, and the models are stored in several types: the result is float32, as "
+                       "mergekit's")
+            return "float32"
+    return None
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #9499ef0b
 MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts")     # of config.json
@@ -346,8 +341,8 @@ def tell_mixture(
     config = Path(folder) / "config.json"
     said = read_object(config) if config.exists() else {}
     if method not in ENTRYWISE and any(said.get(key) for key in MIXTURES):
-        print(f"note: {file}: each expert of a layer is merged as the tensor that is stored; mergekit puts all of them "
-              f"into one, so that its {method} differs", file=sys.stderr)
+        tell(file, "each expert of a layer is merged as the tensor that is stored; mergekit puts all of them into one, "
+                   f"so that its {method} differs")
 
 def tell_outside(
     hyper: dict,    # hyper-parameters of a merge by slices
@@ -357,8 +352,8 @@ def tell_outside(
     values = [one for value in hyper.values() for one in (value if isinstance(value, list) else [value])]
     conditions = [one for value in values if isinstance(value, ByTensor) for one in value.conditions]
     if len({one.values for one in conditions if one.layers}) > 1:
-        print(f"note: {file}: what follows the layers has the values of the last slice; mergekit gives it those of the "
-              "first for architectures that it has no file of", file=sys.stderr)
+        tell(file, "what follows the layers has the values of the last slice; mergekit gives it those of the first for "
+                   "architectures that it has no file of")
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #1eb02aa4
 def merge_arguments(

@@ -209,6 +209,31 @@ def test_models_of_several_types_without_one_for_the_result(here, tmp_path, caps
     assert "the result is float32" in capsys.readouterr().err
 
 
+COVERING = "merge_method: linear\nparameters: {weight: 1}\nslices:\n" \
+           "- sources: [{model: $a, layer_range: [0, 4]}, {model: $b, layer_range: [0, 4]}]\n"
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("base", ["", "base_model: $a\n", "base_model: $c\n"])
+def test_a_base_that_is_not_read_is_told(here, tmp_path, capsys, base):
+    file = tmp_path / "merge.yml"
+    file.write_text(Template(base + COVERING).substitute(here))
+    read_config(file)
+    assert ("is no source, and not read" in capsys.readouterr().err) == ("$c" in base)
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("other", [torch.float8_e4m3fn, torch.float64])
+def test_types_that_cannot_be_written_do_not_decide(here, tmp_path, other):
+    folder = shutil.copytree(here["a"], tmp_path / "a")
+    state = load_file(folder / "model.safetensors")
+    save_file({key: x.to(other) for key, x in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    file = tmp_path / "merge.yml"
+    file.write_text(TIES.replace("dtype: float32\n", "").replace("$a", str(folder)).replace("$base", here["base"])
+                    .replace("$b", here["b"]))
+    assert read_config(file)["dtype"] is None
+
+
 BROKEN = {
     "a block for nothing": (TIES + "x: &p {weight: 1.0}\n", "unknown key 'x'"),
     "one folder as two models": (TIES.replace("{model: $b", "{model: '$base@main'"), "written with a revision"),
