@@ -17,7 +17,7 @@ from .random_masks import random_key, random_uniform
 from .registry import Between, Fraction, method
 from .task_arithmetic import generalized_task_arithmetic
 from .task_vectors import Parameter
-from .thresholds import Largest, expert_blocks, magnitudes
+from .thresholds import Largest, expert_arrays, magnitudes
 
 # %% ../../nbs/lib/merge/pruning.ipynb #e17d534e
 def breadcrumbs_mask_plain(
@@ -50,11 +50,11 @@ def breadcrumbs_choosers(
     count, top = int(density * n), int(gamma * n)
     bottom = max(0, n - count - top)
 
-    def blocks():
-        return expert_blocks(theta, i)
+    def arrays():
+        return expert_arrays(theta, i)
 
-    not_below = Largest(blocks, n, n - bottom, last=True)
-    above = Largest(blocks, n, max(n - bottom - count, 0), last=True)
+    not_below = Largest(arrays, n, n - bottom, last=True)
+    above = Largest(arrays, n, max(n - bottom - count, 0), last=True)
     return not_below, above
 
 # %% ../../nbs/lib/merge/pruning.ipynb #d4edff76

@@ -81,10 +81,10 @@ def sce_selection(
     variance = theta.map(lambda where, block: variance_across_experts(block)).view(-1)
     varying = np.count_nonzero(variance.numpy() != 0)
     k = int(np.float32(varying) * np.float32(select_topk))     # as mergekit's tensors have it
-    largest = Largest(lambda: [variance.numpy()], len(variance), k)
+    largest = Largest(lambda: [(variance.numpy(), None)], len(variance), k)
     selected = torch.empty(len(variance), dtype=torch.bool)
     for where in slices(len(variance), BLOCK):
-        selected[where] = largest(where, variance[where])
+        largest(where, variance[where], selected[where])
     return selected
 
 # %% ../../nbs/lib/merge/sce.ipynb #e029e16e

@@ -18,7 +18,7 @@ from .registry import Between, Fraction, method
 from .sign_consensus import elected_mean, elected_sum, per_expert_column
 from .task_arithmetic import generalized_plain, generalized_task_arithmetic
 from .task_vectors import Parameter, TaskVectors, headers
-from .thresholds import Largest, expert_blocks, largest_plain, magnitudes_at_ranks
+from .thresholds import Largest, expert_arrays, largest_plain, magnitudes_at_ranks
 
 # %% ../../nbs/lib/merge/ties.ipynb #f6a8eaa7
 def trim_plain(
@@ -129,13 +129,16 @@ def density_masks(
     for i, density in enumerate(densities):
         k = n if density >= 1 else 0 if density <= 0 else max(1, int(density * n))
 
-        def blocks(i=i):
-            return expert_blocks(theta, i)
+        def arrays(i=i):
+            return expert_arrays(theta, i)
 
-        choosers.append(Largest(blocks, n, k))
+        choosers.append(Largest(arrays, n, k))
 
     def keep(where, block):
-        return torch.stack([choose(where, row) for choose, row in zip(choosers, block)])
+        masks = torch.empty(block.shape, dtype=torch.bool)
+        for choose, row, mask in zip(choosers, block, masks):
+            choose(where, row, mask)
+        return masks
 
     return keep
 
