@@ -57,7 +57,7 @@ def minutes(results, cores=2):
 
 def memory(results, cores=2):
     "GB that as many runs at a time need at most, by their records."
-    return round(cores * max(result["peak_memory_mb"] for result in results) / 1000)
+    return round(cores * max(result["peak_memory_mb"] for result in results) * 2**20 / 1e9)
 
 
 def context():

@@ -295,7 +295,7 @@ def measured(
     estimate = run_cost(machine, run)
     result = json.loads(run.result(machine.study).read_text(encoding="utf-8"))
     rows = [
-        ("memory_gb", estimate.memory_gb, result["peak_memory_mb"] / 1e3),
+        ("memory_gb", estimate.memory_gb, result["peak_memory_mb"] * 2**20 / 1e9),
         ("seconds", estimate.seconds, result["seconds"]),
     ]
     if "disk_mb" in result["result"]:
