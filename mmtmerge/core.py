@@ -77,10 +77,10 @@ def check_path(
         os.fsencode(text)
     except UnicodeEncodeError:
         shown = text.encode("ascii", "backslashreplace").decode()
-        mend = "rename it, or the folder above it"
+        advice = "rename it, or the folder above it"
         if sys.getfilesystemencoding() != "utf-8":
-            mend = "set PYTHONUTF8=1, or another locale (LC_ALL=C.UTF-8)"
-        raise UserError(f"{shown} cannot be written as text under this locale: {mend}") from None
+            advice = "set PYTHONUTF8=1, or another locale (LC_ALL=C.UTF-8)"
+        raise UserError(f"{shown} cannot be written as text under this locale: {advice}") from None
     for part in Path(text).parts:
         if len(os.fsencode(part)) > 255:
             raise UserError(f"{part[:40]}... is too long for the name of a file or folder: 255 bytes at most")

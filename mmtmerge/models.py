@@ -33,7 +33,7 @@ def best_device() -> str:   # cuda or cpu
 @contextlib.contextmanager
 def explained(
     what: str,    # that is read, with its folder
-    mend: str,    # what to do where it cannot be
+    advice: str,    # what to do where it cannot be
 ):
     "Whatever is raised while something is read, as UserError with the cause; MemoryError is passed on."
     try:
@@ -42,7 +42,7 @@ def explained(
         raise
     except Exception as e:
         cause = " ".join(str(e).split())[:200]
-        raise UserError(f"{what} cannot be read ({type(e).__name__}: {cause}): {mend}") from None
+        raise UserError(f"{what} cannot be read ({type(e).__name__}: {cause}): {advice}") from None
 
 # %% ../nbs/lib/models.ipynb #47303c78
 LOCAL = dict(local_files_only=True, trust_remote_code=False)
@@ -98,13 +98,13 @@ def folder_tokenizer(
 ):                   # Transformers' tokenizer
     "The tokenizer of a checkpoint. Raises UserError if there is none, or if it cannot be read or used by the model."
     config = folder_config(folder)
-    mend = "fetch its tokenizer files again, or copy those of its base"
-    with explained(f"the tokenizer of {folder}", mend):
+    advice = "fetch its tokenizer files again, or copy those of its base"
+    with explained(f"the tokenizer of {folder}", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
         special = {SPACE, *tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         empty = special.issuperset(tokenizer.get_vocab())
     if empty:
-        raise UserError(f"{folder} holds no tokenizer: {mend}")
+        raise UserError(f"{folder} holds no tokenizer: {advice}")
     check_end(tokenizer, config, folder)
     tokenizer.stated_ends = stated_ends(folder, tokenizer, config)
     return tokenizer
@@ -117,16 +117,16 @@ def refuse_missing(
 ):
     "Raises UserError if a model has weights that its checkpoint lacks or holds in another shape."
     weights = dict(model.named_parameters())
-    mend = ("fetch or save it again, whole, without a wrapper such as DDP or torch.compile, "
+    advice = ("fetch or save it again, whole, without a wrapper such as DDP or torch.compile, "
             "and with the config.json that belongs to it")
     dropped = sorted(report["unexpected_keys"])
     instead = f" and holds {dropped[0]!r}, for which the model has no place" if dropped else ""
     for name in sorted(report["missing_keys"]):
         if name in weights:    # the others are buffers, which are computed
             lacks = f"{folder} lacks the tensor {name!r}{instead}"
-            raise UserError(f"{lacks}: Transformers would draw it at random: {mend}")
+            raise UserError(f"{lacks}: Transformers would draw it at random: {advice}")
     for name, ours, expected in sorted(report["mismatched_keys"]):
-        raise UserError(f"{folder}: tensor {name!r} is {tuple(ours)}, by config.json {tuple(expected)}: {mend}")
+        raise UserError(f"{folder}: tensor {name!r} is {tuple(ours)}, by config.json {tuple(expected)}: {advice}")
 
 # %% ../nbs/lib/models.ipynb #8a96e835
 def is_weight(

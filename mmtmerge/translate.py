@@ -217,12 +217,12 @@ def check_finite(
     "Raises UserError if a model has computed NaN or infinity."
     if logits.isfinite().all():
         return
-    mend = "its weights are damaged: fetch or make it again"
+    advice = "its weights are damaged: fetch or make it again"
     if model.dtype == torch.float16:
-        mend = "float16 holds none beyond 65504: take bfloat16 or float32; if it stays so, its weights are damaged"
+        advice = "float16 holds none beyond 65504: take bfloat16 or float32; if it stays so, its weights are damaged"
     kind = str(model.dtype).removeprefix("torch.")
     name = name_of(model, "the model")
-    raise UserError(f"{name} computes numbers that are not finite, in {kind}: {mend}")
+    raise UserError(f"{name} computes numbers that are not finite, in {kind}: {advice}")
 
 
 def _forward(model, ids, mask, cache, excluded=None, check=False):

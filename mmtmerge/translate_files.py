@@ -78,9 +78,9 @@ def read_lines(
             line = row.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as e:
             raise UserError(f"{name}, line {number} is not UTF-8 ({e.reason} at byte {e.start + 1})") from None
-        for character, mend in NO_TEXT.items():
+        for character, held in NO_TEXT.items():
             if character in line:
-                raise UserError(f"{name}, line {number} holds {mend}")
+                raise UserError(f"{name}, line {number} holds {held}")
         lines.append(line)
     return lines
 

@@ -122,11 +122,11 @@ def json_rows(
             row = json.loads(line, object_pairs_hook=_fields)
         except (ValueError, RecursionError) as e:
             whole = line.strip() in ("[", "{")
-            mend = ONE_A_LINE if whole else "correct or delete the line"
-            raise UserError(f"{path}, line {i}: not JSON ({e}): {mend}") from None
+            advice = ONE_A_LINE if whole else "correct or delete the line"
+            raise UserError(f"{path}, line {i}: not JSON ({e}): {advice}") from None
         if not isinstance(row, dict):
-            mend = ONE_A_LINE if isinstance(row, list) else "correct or delete the line"
-            raise UserError(f"{path}, line {i}: not an object, in braces: {mend}")
+            advice = ONE_A_LINE if isinstance(row, list) else "correct or delete the line"
+            raise UserError(f"{path}, line {i}: not an object, in braces: {advice}")
         yield i, row
 
 # %% ../../nbs/lib/corpus/rows.ipynb #122a3618
@@ -199,5 +199,5 @@ def check_rows(
             for i, fault in enumerate(faults_of(block[column]), number * BLOCK_ROWS + 1):
                 damaged = KINDS[bytes] in fault
                 if damaged or fault and not left_out:
-                    mend = "write the file again in UTF-8" if damaged else advice
-                    raise UserError(f"{where}, row {i}: {column!r} {fault}: {mend}")
+                    what_to_do = "write the file again in UTF-8" if damaged else advice
+                    raise UserError(f"{where}, row {i}: {column!r} {fault}: {what_to_do}")

@@ -272,8 +272,8 @@ def check_loads(
         report = load_without_weights(checkpoint)
     except Exception as e:
         cause = str(e).partition("\nModel type should be one of")[0]
-        mend = "check the base's config.json"
-        raise UserError(f"{called}: Transformers cannot build this model ({cause}): {mend}") from None
+        advice = "check the base's config.json"
+        raise UserError(f"{called}: Transformers cannot build this model ({cause}): {advice}") from None
     refuse_report(report, checkpoint, called)
     with contextlib.suppress(OSError):
         write_json(consent, None)

@@ -73,11 +73,11 @@ def check_fits(
     for name in expert:
         shape, base_shape = tuple(expert[name].shape), tuple(base[name].shape)
         rows_only = len(shape) == len(base_shape) == 2 and shape[1] == base_shape[1] and layer_of(name)[1] is None
-        mend = "fine-tune from this base, with its vocabulary"
+        advice = "fine-tune from this base, with its vocabulary"
         if rows_only:
             rows = min(shape[0], base_shape[0])
-            mend += f", or, if the other rows are of no use, model.resize_token_embeddings({rows})"
-        require(shape == base_shape, f"tensor {name!r} of expert {who} is {shape}, the base has {base_shape}: {mend}")
+            advice += f", or, if the other rows are of no use, model.resize_token_embeddings({rows})"
+        require(shape == base_shape, f"tensor {name!r} of expert {who} is {shape}, the base has {base_shape}: {advice}")
 
 # %% ../../nbs/lib/merge/task_vectors.ipynb #f454abd0
 def check_shapes(

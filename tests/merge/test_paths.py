@@ -36,8 +36,8 @@ def refused(where, *words):
     return said
 
 
-@pytest.mark.parametrize("name, where, mend", [(HINDI, "C", "PYTHONUTF8=1"), (LATIN, "UTF-8", "rename it")])
-def test_refused_before_the_work(tmp_path, name, where, mend):
+@pytest.mark.parametrize("name, where, advice", [(HINDI, "C", "PYTHONUTF8=1"), (LATIN, "UTF-8", "rename it")])
+def test_refused_before_the_work(tmp_path, name, where, advice):
     "As base, expert, output or in a mergekit file; nothing is made."
     shutil.copytree(MINI, tmp_path / "base")
     shutil.copytree(MINI, tmp_path / name)
@@ -45,10 +45,10 @@ def test_refused_before_the_work(tmp_path, name, where, mend):
     ways = [("base", name, "out"), (name, "base", "out"), ("base", "base", f"{name}-out")]
     for base, expert, out in ways:
         folders = [f"--{what}={tmp_path / at}" for what, at in (("base", base), ("expert", expert), ("out", out))]
-        assert mend in refused(where, "merge", "--method=linear", *folders)
+        assert advice in refused(where, "merge", "--method=linear", *folders)
     recording = ["probe", f"--model={tmp_path / name}", "--direction=en-hi", f"--out={tmp_path / 'recording'}"]
-    assert mend in refused(where, *recording)
-    assert mend in refused(where, "finetune", "en-hi", "--profile=smoke", f"--llama-factory={tmp_path / name / 'x'}")
+    assert advice in refused(where, *recording)
+    assert advice in refused(where, "finetune", "en-hi", "--profile=smoke", f"--llama-factory={tmp_path / name / 'x'}")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -178,7 +178,7 @@ def test_a_setting_that_is_not_declared_is_refused(blank):
     "cell, status, says",
     [
         ("1 / 0", 1, "ZeroDivisionError"),
-        ("from mmtmerge.core import UserError\nraise UserError('mend it so')", 2, "error: mend it so"),
+        ("from mmtmerge.core import UserError\nraise UserError('do it so')", 2, "error: do it so"),
         ("import os; os._exit(9)", 1, "kernel died"),
     ],
 )
