@@ -54,7 +54,7 @@ def slerp_coefficients(
 @method(experts=(1, 2))
 def slerp(
     theta: Parameter,
-    t: Fraction,          # 0 is the first model, 1 the second
+    t: float,             # 0 is the first model, 1 the second; beyond them it goes on
 ) -> Tensor:              # like the parameter, float32
     "Spherical interpolation of two models."
     if len(theta.experts) == 2:

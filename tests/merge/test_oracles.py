@@ -116,7 +116,7 @@ MERGEKIT = [
         breadcrumbs_ties=grid(weight=[W], density=[0.3, 0.7, 1.0], gamma=[0.01, 0.2])
         + [dict(weight=W, density=0.7, normalize=True, lam=0.6)],
         sce=grid(select_topk=[0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) + [dict(select_topk=0.5, int8_mask=True)],
-        slerp=grid(t=[0.0, 1.0, 0.25, 0.5]),
+        slerp=grid(t=[0.0, 1.0, 0.25, 0.5, -0.3, 1.4]),
         model_stock=grid(filter_wise=[False, True]),
         karcher=[{}, dict(max_iter=3), dict(tol=1e-3)],
         della=[dict(weight=W, density=1.0)],
