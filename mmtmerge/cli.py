@@ -39,7 +39,7 @@ import typer.core
 
 from . import __version__
 from .core import UserError, at_home, check_path, check_place, collect_seldom, nearest, read_json, root
-from .settings import load, profiles
+from .settings import load, number, profiles
 from .study import plan as plans, runner
 from .study.declaration import find_stage, stages
 from .training.launch import accumulation, claimed, command as launch_command, job_of, launch
@@ -199,16 +199,13 @@ def run(
 
 # %% ../nbs/lib/cli.ipynb #64f3281c
 def option_value(text: str):   # bool, int, float or str
-    "The value that a word of the command line spells: as YAML reads it, and 1e-3 as a number."
+    "The value that a word of the command line spells: numbers as in settings.ini, all else as YAML reads it."
     import yaml
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return value if value is None or isinstance(value, (bool, list, dict)) else number(text)
 
 def hyper_options(
     texts: list,   # what is left of the command line: ['--K', '.7', '--normalize=false']

@@ -42,10 +42,13 @@ def nearest(
     name: str,     # what was written
     options,       # iterable of str, what may be written
 ) -> str:          # a clause that names the options, the nearest first
-    "Say what could have been meant."
-    options = sorted(map(str, options))
-    close = difflib.get_close_matches(str(name), options, 1, .5)
-    guess = f"did you mean {close[0]!r}? " if close else ""
+    "Say what could have been meant: a name that is spelled nearly so, or begins so."
+    options, written = sorted(map(str, options)), str(name).lower().replace("-", "_")
+    spelled = {option.lower().replace("-", "_"): option for option in options}
+    longer = [option for option in spelled if len(written) > 1 and option.startswith(written)]
+    alike = .7 if len(written) > 4 else .65     # of three letters, two may be swapped
+    close = difflib.get_close_matches(written, spelled, 1, alike) or longer
+    guess = f"did you mean {spelled[close[0]]!r}? " if close else ""
     return guess + "known: " + ", ".join(options)
 
 # %% ../nbs/lib/core.ipynb #77c41c77

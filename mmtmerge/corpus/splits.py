@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['FORMATS', 'SAVED', 'NAMES_FROM', 'NUMBERED', 'WHOLE', 'ENDS', 'copy_files', 'files_of_split', 'short_digest',
            'copy_state', 'check_names', 'refuse_nested', 'table_types', 'text_lines', 'line_names', 'check_whole',
-           'check_count', 'copied_files', 'readable', 'with_names', 'load_split', 'version_of', 'hash_copy']
+           'check_count', 'copied_files', 'check_copy_path', 'readable', 'with_names', 'load_split', 'version_of',
+           'hash_copy']
 
 # %% ../../nbs/lib/corpus/splits.ipynb #44c0aaa1
 import contextlib
+import glob
 import hashlib
 import itertools
 import json
@@ -267,10 +269,23 @@ def copied_files(
     return files
 
 # %% ../../nbs/lib/corpus/splits.ipynb #a51f3c0a
+def check_copy_path(
+    folder: Path,
+    where: str,    # the data set, for messages
+    whole: bool,   # datasets gets the folder, not its files
+):
+    "Raises UserError where datasets would read a path as a pattern or as a chain of archives."
+    marks = [mark for mark in ("::", *"[]*?" * whole) if mark in str(folder)]
+    if marks:
+        raise UserError(f"{where}: datasets reads {marks[0]!r} in a path as more than a name: rename {folder}")
+
+# %% ../../nbs/lib/corpus/splits.ipynb #4c8de1f1
 def _load_copy(folder, config, split, columns, numbers, streaming, where):
     "Columns of a split of a copy."
     import datasets
     import pyarrow.parquet as pq
+    if (folder / "README.md").exists():
+        check_copy_path(folder, where, True)
     cache = Path(datasets.config.HF_DATASETS_CACHE) / f"copy-{copy_state(folder)}"
     how = dict(split=split, streaming=streaming, cache_dir=cache)
     files = copied_files(folder, config, split)
@@ -279,6 +294,7 @@ def _load_copy(folder, config, split, columns, numbers, streaming, where):
         raise UserError(f"{where}, {config}: {split} has files in {' and '.join(endings)}: keep one form of them")
     form = FORMATS.get(endings[0])
     if form is None:
+        check_copy_path(folder, where, True)
         return datasets.load_dataset(str(folder), config, **how)
     if form == "parquet":
         columns = columns or pq.read_schema(files[0]).names
@@ -292,7 +308,9 @@ def _load_copy(folder, config, split, columns, numbers, streaming, where):
     if not files:
         raise UserError(f"{where}, {config}: there are no rows in its files: download or write them again")
     if form == "parquet":
-        return datasets.load_dataset(form, data_files={split: files}, columns=columns, features=features, **how)
+        check_copy_path(folder, where, False)
+        named = {split: [glob.escape(file) for file in files]}
+        return datasets.load_dataset(form, data_files=named, columns=columns, features=features, **how)
     given = dict(files=files, columns=tuple(columns), numbers=tuple(numbers))
     if streaming:
         return datasets.IterableDataset.from_generator(text_lines, features, given)

@@ -19,7 +19,7 @@ import xxhash
 
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
 from ..loading import is_recomputed, load_without_numbers
-from .checkpoint_config import difference, is_tied, read_config
+from .checkpoint_config import difference, is_tied, read_config, why_unread
 from ..checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import check_beside, not_taken
@@ -158,7 +158,9 @@ def check_config(
     base: Checkpoint,
     expert: Checkpoint,
 ):
-    "Raises UserError if an expert's configuration gives its weights another meaning."
+    "Raises UserError if an expert's configuration has no meaning, or gives its weights another."
+    why = why_unread(expert.config)
+    require(not why, f"Transformers cannot read {expert.folder}/config.json: {why}: correct the entry")
     found = difference(base.config, expert.config)
     if found:
         key, ours, theirs = found

@@ -29,7 +29,7 @@ from .mergekit_file import mapping_at, model_folder, read_yaml, tell
 from .mergekit_slices import listed_slices, plain_slices, read_stacks, scopes_of
 from .mergekit_tokenizer import check_tokenizer_source, chosen_template
 from .mergekit_values import resolved
-from .registry import find_method
+from .registry import find_method, nearest_method
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #47d40a75
 # mergekit's methods that have a lambda
@@ -90,7 +90,7 @@ def check_keys(
     listed = "slices" in config or isinstance(config.get("models"), list) and config["models"]
     require(listed, f"{file} lists no models")
     method = config["merge_method"]
-    known = nearest(method, SHARED)
+    known = nearest_method(method, SHARED)
     require(isinstance(method, str), f"{file}: merge_method: {method!r} is no name: {known}")
     require(method in SHARED, f"{file}: merge_method {method!r} is not one that both packages have: {known}")
 
@@ -404,7 +404,7 @@ def check_writable(
 ):
     "Raises UserError if mergekit would make something else of a recipe."
     method = recipe.method
-    require(method in SHARED, f"mergekit has no method {method!r}: {nearest(method, SHARED)}")
+    require(method in SHARED, f"mergekit has no method {method!r}: {nearest_method(method, SHARED)}")
     same_meaning = recipe.definition is find_method(method, "mergekit")
     require(same_meaning, f"{method} under preset {recipe.preset!r} does not mean what mergekit means: "
                           "there is no configuration for it")

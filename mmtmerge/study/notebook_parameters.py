@@ -8,10 +8,11 @@ __all__ = ['code_cells', 'assigned', 'parameters', 'from_text', 'coerce', 'missi
 # %% ../../nbs/lib/study/notebook_parameters.ipynb #d06ac16b
 import ast
 import json
+import math
 from pathlib import Path
 
 from ..core import UserError, nearest
-from ..settings import load
+from ..settings import load, number
 from .declaration import Stage
 
 # %% ../../nbs/lib/study/notebook_parameters.ipynb #3c2c9594
@@ -60,12 +61,17 @@ def from_text(
     text: str,
     default,  # which has the type
 ):
-    "Text from the command line in the type of a default; raises ValueError, KeyError or SyntaxError where it has none."
+    """Text from the command line in the type of a default.
+
+    Raises ValueError, KeyError, SyntaxError or OverflowError where it has none."""
     match default:
         case bool():
             return {"true": True, "false": False}[text.lower()]
         case int() | float():
-            return type(default)(text)
+            found = number(text)
+            if found in (math.inf, -math.inf):
+                raise ValueError(text)
+            return float(found) if isinstance(default, float) and type(found) is int else found
         case _:
             return ast.literal_eval(text)
 
@@ -88,7 +94,7 @@ def coerce(
         raise wrong
     try:
         out = from_text(given, default)
-    except (ValueError, KeyError, SyntaxError):
+    except (ValueError, KeyError, SyntaxError, OverflowError):
         raise wrong from None
     if type(out) is not type(default):
         raise wrong

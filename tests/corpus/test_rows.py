@@ -489,3 +489,15 @@ def test_identifiers_and_a_language_called_id(tmp_path):
     (tmp_path / "train.en-id.tsv").write_text("en\tid\nYes\tYa\n")
     with pytest.raises(UserError, match="column of identifiers is called 'id', as a language is.*ind"):
         Corpus.open(tmp_path).train("en-id")
+
+
+@pytest.mark.parametrize("name", ["c[12]", "a [x] b", "q*"])
+def test_names_of_folders_are_no_patterns(tmp_path, name):
+    "The copy that is named is read, not another that its name would fit as a pattern."
+    for folder, text in ((name, "right"), ("c1", "wrong"), ("qq", "wrong")):
+        (tmp_path / folder / "hi").mkdir(parents=True)
+        pq.write_table(pa.table({"text": [text]}), tmp_path / folder / "hi/train-00000-of-00001.parquet")
+    assert load_split(str(tmp_path / name), "hi", "train", ["text"])["text"] == ["right"]
+    (tmp_path / name).rename(tmp_path / "a::b")
+    with pytest.raises(UserError, match="rename"):
+        load_split(str(tmp_path / "a::b"), "hi", "train", ["text"])

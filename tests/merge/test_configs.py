@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmtmerge.merge.checkpoint_config import difference
+from mmtmerge.merge.checkpoint_config import difference, why_unread
 
 SMALL = dict(
     vocab_size=64,
@@ -71,6 +71,10 @@ def compare(kind, base, expert):
             dict(rope_scaling=dict(type="dynamic", factor=2.0), max_position_embeddings=128),
             "max_position_embeddings",
         ),
+        ("llama", dict(rope_theta=1e4), dict(rope_parameters=dict(rope_theta=1e6), attention_bias=None), "rope_theta"),
+        ("llama", UNSCALED, dict(rope_scaling=dict(type="linear", factor=4.0), use_cache="true"), "rope_type"),
+        ("gemma3_text", {}, dict(query_pre_attn_scalar=8, use_cache=None), "query_pre_attn_scalar"),
+        ("gemma3_text", {}, dict(sliding_window=8, use_cache=None), "sliding_window"),
         ("phi", dict(partial_rotary_factor=0.5), dict(partial_rotary_factor=0.25), "partial_rotary_factor"),
         ("of another library", dict(rotary_dim=8), dict(rotary_dim=4), "rotary_dim"),
     ],
@@ -106,6 +110,8 @@ def test_layers_of_two_kinds():
         ("gpt2", {}, dict(n_inner=128)),
         ("llama", {}, dict(partial_rotary_factor=0.5)),
         ("mistral", dict(sliding_window=None), dict(sliding_window=64)),
+        ("mistral", dict(sliding_window=64), dict(sliding_window=64, max_position_embeddings=256)),
+        ("llama", dict(rope_scaling=None), dict(attention_bias=None, use_cache="true", bos_token_id="1")),
         ("mistral", dict(sliding_window=8), dict(sliding_window=8, layer_types=["full_attention"] * 2)),
         ("qwen2", {}, dict(tie_word_embeddings=False)),
         ("qwen2", dict(tie_word_embeddings=True), dict(tie_word_embeddings="true")),
@@ -118,3 +124,12 @@ def test_layers_of_two_kinds():
 )
 def test_not_told(kind, base, expert):
     assert compare(kind, base, expert) is None
+
+
+@pytest.mark.parametrize(
+    "entry", [dict(attention_bias=0), dict(vocab_size=64.0), dict(max_position_embeddings="64"), dict(layer_types=[])]
+)
+def test_no_meaning(entry):
+    "What Transformers refuses to read is named by its own words."
+    (name,) = entry
+    assert name in why_unread(SMALL | dict(model_type="llama") | entry)
