@@ -276,7 +276,8 @@ def check_copy(
 # %% ../../nbs/lib/merge/checkpoint_reader.ipynb #4e77de5a
 class Checkpoint(Mapping):
     "A Hugging Face checkpoint folder as a mapping name -> tensor. Raises UserError if it is not whole."
-    parts = {}    # name -> Checkpoint: where its layers come from, if they come from several
+    parts = {}               # name -> Checkpoint: where its layers come from, if they come from several
+    tokenizer_from = None    # Path of another model, whose tokenizer and chat template a merge with this base gets
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -318,6 +319,11 @@ class Checkpoint(Mapping):
         "Forget tensors, which this model may have or not."
         self.stored = {name: t for name, t in self.stored.items() if name not in names}
         self.__dict__.pop("headers", None)
+
+    @property
+    def tokenizer_folder(self):
+        "The folder of the tokenizer that a merge with this base gets."
+        return self.tokenizer_from or self.folder
 
     @property
     def files(self):

@@ -8,6 +8,7 @@ __all__ = ['PARALLEL', 'Small', 'passthrough', 'arc', 'arc_of_tensors', 'arc_of_
            'shared_share', 'ramplus_tl']
 
 # %% ../../nbs/lib/merge/mergekit_methods.ipynb #5c038d68
+import math
 from typing import Annotated
 
 import torch
@@ -96,7 +97,7 @@ def nuslerp(
 def mean_on_sphere(
     gram: Tensor,      # (N, N) inner products, float64
     weights: Tensor,   # (N,) float64
-    eps: float,        # length below which a vector counts as zero
+    eps: float,        # length below which a vector counts as zero; mergekit turns the mean by as much
 ) -> Tensor:           # (N,) coefficients of the vectors; None where the mean has no direction
     "Coefficients of the mean direction at the mean length."
     lengths = gram.diagonal().sqrt()
@@ -104,7 +105,7 @@ def mean_on_sphere(
     length = (mean @ gram @ mean).clamp(min=0).sqrt()
     if length < eps:
         return None
-    return (weights * lengths).sum() * mean / length
+    return (weights * lengths).sum() * math.cos(eps) * mean / length
 
 # %% ../../nbs/lib/merge/mergekit_methods.ipynb #ed710777
 def sphere_weights(

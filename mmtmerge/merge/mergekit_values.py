@@ -7,6 +7,7 @@ __all__ = ['ON', 'OFF', 'one_switch', 'one_number', 'whole_number', 'reader_of',
            'resolved']
 
 # %% ../../nbs/lib/merge/mergekit_values.ipynb #2301dc3c
+import sys
 from dataclasses import replace
 from inspect import Parameter
 from typing import Annotated, get_args, get_origin
@@ -39,6 +40,7 @@ def one_number(
         except ValueError:
             raise UserError(f"{where}: {value!r} is no number") from None
     require(isinstance(value, (int, float)), f"{where}: {value!r} is no number")
+    require(abs(value) <= sys.float_info.max or not isinstance(value, int), f"{where}: the number is too large")
     return value
 
 # %% ../../nbs/lib/merge/mergekit_values.ipynb #02576193

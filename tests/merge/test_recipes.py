@@ -158,6 +158,8 @@ UNCHANGED = {
     "misplaced dtype": TIES.replace("{model: $b,", "{model: $b, dtype: bfloat16,"),
     "list of one": TIES.replace("weight: 1.0", "weight: [1.0]"),
     "torch.float32": TIES.replace("dtype: float32", "dtype: torch.float32"),
+    "empty slices": TIES + "slices: []\n",
+    "no modules": TIES + "modules: null\n",
 }
 
 
@@ -264,6 +266,9 @@ BROKEN = {
     "a weight of text": (TIES.replace("weight: 0.5", "weight: high"), "weight of"),
     "a weight of nothing": (TIES.replace("weight: 0.5", "weight: []"), "weight of"),
     "a weight of dates": (TIES.replace("weight: 0.5", "weight: 2024-01-01"), "weight of"),
+    "parameters as a number": (TIES.replace("parameters: {density: .8}", "parameters: 5"), "5 is no mapping"),
+    "a weight beyond all numbers": (TIES.replace("weight: 0.5", f"weight: {10**400}"), "too large"),
+    "a switch beyond all numbers": (TIES.replace("density: .8}", f"normalize: {10**400}}}"), "too large"),
     "a number as a key": (TIES + "1: 2\n", "unknown key 1"),
     "NUL": (TIES.replace("{model: $b", '{model: "b\\0"'), "model 2"),
     "a long name": (TIES.replace("{model: $b", f"{{model: {'b' * 5000}"), "bbb"),
@@ -495,6 +500,43 @@ def test_a_stack_of_layers_of_gpt2(here, tmp_path, capsys):
     assert f"what follows the layers is that of {here['a']}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["bloom"])
+@pytest.mark.parametrize("own", [0, 1])
+def test_the_end_of_slices_is_told(here, tmp_path, capsys, own):
+    "Architectures that mergekit has no file of: it takes the first slice's value for what follows the layers."
+    slices = [f"- sources: [{{model: $base, layer_range: {layers}}}, {{model: $a, layer_range: {layers}}}]\n"
+              for layers in HALVES]
+    slices[own] += "  parameters: {select_topk: 0.3}\n"
+    text = "merge_method: sce\nbase_model: $base\ndtype: float32\nslices:\n" + "".join(slices)
+    by_us(Template(text).substitute(here), tmp_path)
+    assert "what follows the layers has the values of the last slice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("order", [["$deep", "$a"], ["$a", "$deep"]])
+def test_slices_of_a_deeper_model(here, tmp_path, order):
+    "The order of the sources changes nothing."
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.from_pretrained(here["a"])
+    config.num_hidden_layers = 6
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "deep")
+    for name in TOKENIZER:
+        shutil.copy(f"{here['a']}/{name}", tmp_path / "deep")
+    text = sliced("slerp", [[0, 4]], order, "parameters: {t: .3}").replace("base_model: $base", "base_model: $deep")
+    equal(text, here | {"deep": str(tmp_path / "deep")}, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("method", ["arcee_fusion", "ramplus_tl"])
+def test_methods_that_widen_are_told(here, tmp_path, capsys, method):
+    models = "[{model: $a}]" if method == "arcee_fusion" else "[{model: $a}, {model: $b}]"
+    text = two(method, "$base", "{}", models).replace("dtype: float32", "dtype: bfloat16")
+    by_us(Template(text).substitute(here), tmp_path)
+    assert f"mergekit's {method} writes float32" in capsys.readouterr().err
+
+
 def stacked(method, *slices, more="", base="$base"):
     "A file of slices with their own sources: (model, first layer, first behind, parameters)."
     entries = []
@@ -566,8 +608,7 @@ UNSLICED = {
         "filter by what does not move",
     ),
     "no list": ("merge_method: slerp\nbase_model: $base\nslices: {sources: []}\n", "slices"),
-    "empty": ("merge_method: slerp\nbase_model: $base\nslices: []\n", "slices"),
-    "both": (TIES + "slices: []\n", "models and slices"),
+    "empty": ("merge_method: slerp\nbase_model: $base\nslices: []\n", "lists no models"),
     "an empty module": ("merge_method: slerp\nbase_model: $base\nmodules: {default: {}}\n", "lists no models"),
     "another module": ("merge_method: linear\nmodules: {text_decoder: {models: []}}\n", "modules: text_decoder"),
 }
@@ -603,6 +644,7 @@ OF_MERGEKIT = {
     "multislerp": two("multislerp"),
     "multislerp around a base": varied("multislerp").replace("weight: [0.2, 1, 0.4]", "weight: 0.7"),
     "multislerp, weights as they are": two("multislerp", "$base", "{weight: 0.4, normalize_weights: false}"),
+    "multislerp with a large eps": two("multislerp", "", "{weight: 0.4, eps: 0.01}"),
     "multislerp of one": two("multislerp", "$base", models="[{model: $a}]"),
     "nearswap": two("nearswap", "$base", "{t: 0.004}", PAIR),
     "nearswap with gradients": two("nearswap", "$base", "{t: [{filter: mlp, value: [0, 0.01]}, {value: 1e-3}]}", PAIR),
@@ -715,6 +757,22 @@ modules:
     parameters: {weight: [0.2, 0.8]}
     models: [{model: $a, parameters: {density: 0.5}}, {model: $b}]
 parameters: {weight: 1, normalize: true}
+dtype: float32
+""",
+    "nothing beside models": """
+merge_method: linear
+modules: {default: {slices: null, models: [{model: $a}]}}
+parameters: {weight: 1}
+dtype: float32
+""",
+    "nulls in several merges": """
+{merge_method: linear, models: [{model: $a}], parameters: {weight: 1}, name: one, dtype: float32, modules: null}
+---
+slices: null
+merge_method: slerp
+base_model: $base
+models: [{model: one}]
+parameters: {t: .4}
 dtype: float32
 """,
     "slices": """
@@ -867,3 +925,26 @@ def test_chat_templates(here, tmp_path, asked):
     by_mergekit(text, tmp_path / "theirs")
     ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / who).chat_template for who in ("ours", "theirs"))
     assert ours.strip() == theirs.strip() != AutoTokenizer.from_pretrained(models["base"]).chat_template.strip()
+
+
+@pytest.mark.parametrize("kind", ["llama"])
+@pytest.mark.parametrize("asked", ["tokenizer_source: $b", "tokenizer: {source: $b}", "tokenizer_source: $beside"])
+def test_the_tokenizer_of_another_model(here, tmp_path, capsys, asked):
+    "Its special tokens and its template come along, whether or not it is merged."
+    from transformers import AutoTokenizer
+
+    models = {"base": here["base"], "a": here["a"]}
+    for who in ("b", "beside"):
+        models[who] = str(shutil.copytree(here["b"], tmp_path / who))
+        (tmp_path / who / "chat_template.jinja").write_text(f"{{{{ messages }}}} as {who} has it")
+        file = tmp_path / who / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | dict(padding_side="left", model_max_length=77)))
+    text = Template(TIES + asked + "\n").substitute(models)
+    by_us(text, tmp_path)
+    by_mergekit(text, tmp_path / "theirs")
+    ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / who) for who in ("ours", "theirs"))
+    for entry in ("chat_template", "padding_side", "model_max_length", "eos_token", "special_tokens_map"):
+        assert getattr(ours, entry) == getattr(theirs, entry), entry
+    assert ours.padding_side == "left"
+    told = (tmp_path / "ours/README.md").read_text()
+    assert "those of " in told and "of b:" not in told
