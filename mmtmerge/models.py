@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, root, sha256
+from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, refuse_pointer, root, sha256
 from .loading import PARTS_FILE, is_recomputed, load_without_numbers
 from .settings import base_spec, named_sections, section
 
@@ -233,6 +233,10 @@ def check_checkpoint(
     if (folder / PARTS_FILE).exists() and not trunk:
         raise UserError(f"{folder} is an artefact of mmtmerge repair, whose own weights are no direction's: "
                         f"`mmtmerge expand {folder} DIRECTION OUT` first, and give OUT")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and file.is_file():
+            with open(file, "rb") as f:
+                refuse_pointer(file, f.read(100))
     config = folder_config(folder)
     if config.is_encoder_decoder:
         raise UserError(f"{folder} is an encoder-decoder model ({config.model_type}): give a language model that "

@@ -17,7 +17,7 @@ import json
 import re
 from pathlib import Path
 
-from ..core import UserError, at_home, nearest
+from ..core import UserError, at_home, nearest, refuse_pointer
 from .rows import TEXT, json_rows, require_text, text_fault
 
 # %% ../../nbs/lib/corpus/splits.ipynb #9936b0a1
@@ -145,6 +145,8 @@ def table_types(
     from datasets import Features, Value
     kinds, features, filled = {}, {}, []
     for file in files:
+        with open(file, "rb") as f:
+            refuse_pointer(Path(file), f.read(100))
         try:
             about = pq.read_metadata(file)
         except pa.ArrowInvalid as e:
