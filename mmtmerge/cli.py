@@ -952,6 +952,9 @@ def main():
         leave("interrupted; what is whole is kept: call it again", 130)
     except BrokenPipeError:
         raise
+    except PermissionError as e:
+        place = f"{Path(os.fsdecode(e.filename)).parent}" if e.filename else e
+        leave(f"{place}: reading or writing there is not permitted: change that, or name another place", 2)
     except (OSError, UnicodeError) as e:     # a file or a stream, which the message names
         leave(e, 1)
 

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .core import UserError, at_home, atomic_dir, hub_hint, quiet_transformers, refuse_pointer, root, sha256
-from .loading import PARTS_FILE, is_recomputed, load_without_numbers
+from .loading import PARTS_FILE, is_recomputed, load_without_numbers, what_hinders
 from .settings import base_spec, named_sections, section
 
 # %% ../nbs/lib/models.ipynb #f94b4c9f
@@ -52,7 +52,12 @@ def folder_config(
 ):                   # Transformers' configuration
     "The configuration of a checkpoint. Raises UserError if Transformers cannot read it."
     with explained(f"{folder}: config.json", "correct it, or fetch it again"):
-        return AutoConfig.from_pretrained(folder, **LOCAL)
+        written = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        hindered = "auto_map" in written and what_hinders(written)
+        config = None if hindered else AutoConfig.from_pretrained(folder, **LOCAL)
+    if hindered:
+        raise UserError(f"{folder}: {hindered}")
+    return config
 
 # %% ../nbs/lib/models.ipynb #1ea09632
 def check_end(
@@ -241,6 +246,8 @@ def check_checkpoint(
     if config.is_encoder_decoder:
         raise UserError(f"{folder} is an encoder-decoder model ({config.model_type}): give a language model that "
                         "writes on from its prompt, a decoder only")
+    if why := what_hinders(config.to_dict()):
+        raise UserError(f"{folder}: {why}")
 
 # %% ../nbs/lib/models.ipynb #b1a5bec1
 def load_model(

@@ -228,7 +228,8 @@ OTHER_NAMES = dict(     # of languages, and of scripts where Unicode has another
     Indonesian="Latin", Swahili="Latin", Polish="Latin", Amharic="Ethiopic", Tigrinya="Ethiopic", Yiddish="Hebrew",
     Sinhalese="Sinhala", Berber="Tifinagh", Tamazight="Tifinagh", Amazigh="Tifinagh", Dhivehi="Thaana",
     Maldivian="Thaana", Inuktitut="Canadian", Manipuri="Meetei Mayek", Santali="Ol Chiki", Dzongkha="Tibetan",
-    Roman="Latin",
+    Roman="Latin", Nastaliq="Arabic", Kashmiri="Arabic", Sindhi="Arabic", Maithili="Devanagari", Konkani="Devanagari",
+    Geez="Ethiopic",
 )
 
 # %% ../nbs/lib/settings.ipynb #6189bff9
@@ -265,8 +266,10 @@ def script_hint(
 ) -> str:          # a clause
     "What could have been meant by what is no script's name."
     advice = "write the script of its letters, not the language: Devanagari, CJK, Japanese, or by ISO 15924, Deva"
-    if known := OTHER_NAMES.get(wrong.title()):
-        return f"it is a language, or Unicode has another name for it: did you mean {known!r}? {advice}"
+    words = [wrong.replace("'", ""), *re.split(r"[\W_]+", wrong)]
+    known = [OTHER_NAMES.get(word.title()) or script_names().get(word.lower()) for word in words]
+    if meant := " ".join(dict.fromkeys(filter(None, known))):
+        return f"it is a language, or Unicode has another name for it: did you mean {meant!r}? {advice}"
     names = {short: name for short, name in script_names().items() if len(short) > 4 or short == name.lower()}
     close = difflib.get_close_matches(wrong.lower(), list(names), 1, .75)
     return (f"did you mean {names[close[0]]!r}? " if close else "") + advice

@@ -94,6 +94,8 @@ def test_scripts_that_unicode_does_not_name(tmp_path, monkeypatch, script):
 
 WRONG_SCRIPTS = {
     "Hindi": "language.*did you mean 'Devanagari'", "Punjabi": "language.*did you mean 'Gurmukhi'",
+    "Simplified Chinese": "did you mean 'CJK'", "hin_Deva": "did you mean 'Devanagari'", "Ge'ez": "'Ethiopic'",
+    "Latin, Cyrillic": "did you mean 'Latin Cyrillic'", "Perso-Arabic": "did you mean 'Arabic'",
     "Berber": "language.*did you mean 'Tifinagh'", "Chinese": "language.*did you mean 'CJK'",
     "CJK UNIFIED": "'UNIFIED' is no script", "Latin Small": "'Small' is no script", "Old": "'Old' is no script",
     "Fullwidth": "write the script", "Modifier": "write the script", "Mathematical": "write the script",

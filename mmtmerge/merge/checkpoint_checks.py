@@ -18,11 +18,11 @@ import torch
 import xxhash
 
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
-from ..loading import is_recomputed, load_without_numbers
+from ..loading import is_recomputed, load_without_numbers, what_hinders
 from .checkpoint_config import difference, is_tied, read_config, why_unread
 from ..checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint
-from .checkpoint_writer import check_beside, not_taken
+from .checkpoint_writer import check_beside, check_links, not_taken
 from .task_vectors import check_shapes
 from .tokenizer_checks import check_tokenizers, unlike_templates
 
@@ -191,6 +191,7 @@ def check_compatible(
 ) -> dict:                   # what a reader of the result must know: subject -> text
     "Raises UserError if checkpoints cannot be merged: names, shapes, configurations, types or tokenizers differ."
     for model in (base, *experts.values(), *base.parts.values()):
+        check_links(model.folder)
         check_plain(model)
     for expert in experts.values():
         take_names(base, expert)
@@ -273,6 +274,8 @@ def check_loads(
     try:
         report = load_without_weights(checkpoint)
     except Exception as e:
+        if why := what_hinders(checkpoint.config):
+            raise UserError(f"{called}: {why}") from None
         cause = str(e).partition("\nModel type should be one of")[0]
         advice = "check the base's config.json"
         raise UserError(f"{called}: Transformers cannot build this model ({cause}): {advice}") from None

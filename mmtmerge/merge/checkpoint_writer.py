@@ -6,8 +6,9 @@
 __all__ = ['TYPE_NAMES', 'OF_TOKENIZER', 'OTHER_FILES', 'WEIGHTS', 'SAVED', 'tensors_to_write', 'bytes_of', 'plan_shards',
            'shard_names', 'file_header', 'TensorFile', 'ShardWriter', 'check_read', 'check_result', 'unmerged',
            'progress_bar', 'WatchedTaskVectors', 'watched', 'prepare_with_bar', 'write_merge', 'other_files',
-           'taken_files', 'hidden', 'code_files', 'check_beside', 'folders_behind', 'left_behind', 'entries',
-           'differing_entries', 'same_bytes', 'files_not_taken', 'not_taken', 'write_chat_template', 'copy_other_files']
+           'taken_files', 'hidden', 'code_files', 'check_links', 'check_beside', 'folders_behind', 'left_behind',
+           'entries', 'differing_entries', 'same_bytes', 'files_not_taken', 'not_taken', 'write_chat_template',
+           'copy_other_files']
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #dfa43a7e
 import contextlib
@@ -325,10 +326,18 @@ def code_files(
     return sorted(file for file in found if not hidden(file.relative_to(folder)))
 
 # %% ../../nbs/lib/merge/checkpoint_writer.ipynb #77d0d045
+def check_links(
+    folder: Path,
+):
+    "Raises UserError if a file that goes with a merge, or would, is a link to nothing."
+    for file in folder.iterdir():
+        there = file.exists() or not any(map(file.match, OTHER_FILES))
+        require(there, f"{file} is a link to a file that is not there: fetch the checkpoint again")
+
 def check_beside(
     base: Checkpoint,
 ):
-    "Raises UserError if a file that goes with a merge cannot be read, or only points to a file of Git LFS."
+    "Raises UserError if a file that goes with a merge cannot be read, or is a pointer of Git LFS."
     for file in taken_files(base).values():
         read_content(file, 100)
 

@@ -125,9 +125,9 @@ def yaml_problem(
     try:
         yield
     except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
+        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None) or str(e).splitlines()[0]
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{file} is not YAML: {str(e).splitlines()[0]}{line}") from None
+        raise UserError(f"{file} is not YAML: {problem}{line}") from None
     except (ValueError, TypeError, RecursionError) as e:
         raise UserError(f"{file} is not YAML: {type(e).__name__}: {e}") from None
 
@@ -165,11 +165,15 @@ class EveryKeyOnce(yaml.SafeLoader):
 
     def flatten_mapping(self, node):
         "Take in what `<<` names; it may be named again, and has then been checked."
-        keys = [] if id(node) in self.checked else [key.value for key, _ in node.value]
+        seen = set()
+        for key, _ in [] if id(node) in self.checked else node.value:
+            if not isinstance(key.value, str):     # no scalar, refused when it is made
+                continue
+            if key.value in seen:
+                said = f"{key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(problem=said, problem_mark=key.start_mark)
+            seen.add(key.value)
         self.checked[id(node)] = node
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(problem=f"{twice!r} is given twice", problem_mark=node.start_mark)
         super().flatten_mapping(node)
 
 # %% ../../nbs/lib/merge/mergekit_file.ipynb #3f1cbeb7
@@ -217,6 +221,7 @@ def dtype_at(
     if value is None or value == "":
         return None
     name = str(value).removeprefix("torch.")
+    require(name != "float64", f"{where}: float64 is neither computed nor written here: float32 is the widest type")
     require(name in TYPES, f"{where}: unknown dtype {value!r}: {nearest(name, TYPES)}")
     return name
 

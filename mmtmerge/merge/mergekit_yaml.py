@@ -88,8 +88,10 @@ def check_keys(
     require("merge_method" in config, f"{file} names no merge_method")
     both = "models" in config and "slices" in config
     require(not both, f"{file}: models and slices are both given")
-    listed = "slices" in config or isinstance(config.get("models"), list) and config["models"]
-    require(listed, f"{file} lists no models")
+    models = config.get("models")
+    require("slices" in config or models, f"{file} lists no models")
+    listed = models is None or isinstance(models, list)
+    require(listed, f"{file}: models: {models!r} is no list: write each on a line of its own, after a dash")
     method = config["merge_method"]
     known = nearest_method(method, SHARED)
     require(isinstance(method, str), f"{file}: merge_method: {method!r} is no name: {known}")

@@ -1,5 +1,6 @@
 "Rows are text, or refused with their file and line: TSV, JSON lines, Parquet, streams."
 import dataclasses
+import gzip
 import json
 import lzma
 from configparser import ConfigParser
@@ -157,14 +158,14 @@ BAD_FILES = {
     "1.parquet has no column 'tgt'": {"train-0.parquet": BOTH, "train-1.parquet": dict(src=SRC)},
     "row 1: 'en' is null": {"train-0.parquet": BOTH | dict(src=pa.nulls(3)), "train-1.parquet": BOTH},
     "there are no rows": {"train-0.parquet": {name: pa.array([], pa.string()) for name in BOTH}},
-    "train-0.parquet: Parquet magic bytes": {"train-0.parquet": b"version https://git-lfs.github.com/spec/v1\n"},
+    "train-0.parquet is a pointer of Git LFS": {"train-0.parquet": b"version https://git-lfs.github.com/spec/v1\n"},
     "has no column 'tgt'": {"train.jsonl": b'{"src": "a"}\n'},
     "train.jsonl, line 2: 'src' is a number": {"train.jsonl": b'{"src": "a", "tgt": "x"}\n{"src": 7, "tgt": "x"}\n'},
     "train.jsonl, line 2: 'src' is a list": {"train.jsonl": b'{"src": "a", "tgt": "x"}\n{"src": [7], "tgt": "x"}\n'},
     "row 2: 'en' is null": {"train.jsonl": b'{"src": "a", "tgt": "x"}\n{"src": NaN, "tgt": "x"}\n'},
     "line 1: not JSON .'src' is given twice": {"train.jsonl": b'{"src": "a", "src": "b", "tgt": "x"}\n'},
     "line 1: not an object": {"train.jsonl": b'[{"src": "a", "tgt": "x"}]\n'},
-    "line 1: not JSON": {"train.jsonl": b"version https://git-lfs.github.com/spec/v1\n"},
+    "train.jsonl is a pointer of Git LFS": {"train.jsonl": b"version https://git-lfs.github.com/spec/v1\n"},
     "cannot be read as UTF-8": {"train.jsonl": '{"src": "caf\u00e9", "tgt": "x"}\n'.encode("latin-1")},
     "half of a surrogate pair": {"train.jsonl": b'{"src": "\\ud83d", "tgt": "x"}\n'},
     "but hi/train.csv: write it as .parquet or .jsonl": {"train.csv": b"src,tgt\na,b\n"},
@@ -464,6 +465,8 @@ OTHER_TABLES = {
     "line 1: not JSON .*: write one object a line": ("x.jsonl", b'[\n{"en": "a"},\n{"en": "b"}\n]\n'),
     "line 1: not an object, in braces: write one object a line": ("x.jsonl", b'[{"en": "a"}, {"en": "b"}]\n'),
     "line 1: not JSON .*: write one object a": ("x.jsonl", b'{\n "en": "a"\n}\n'),
+    "x.jsonl, line 1: not JSON .*: write one object a": ("x.jsonl", b'[{"en": "a"},\n{"en": "b"}]\n'),
+    "x.tsv is packed by gzip: unpack it": ("x.tsv", gzip.compress(b"en\thi\na\tb\n")),
     "its lines end in CR alone": ("x.tsv", b"en\thi\ra\tb\r"),
     "looks like UTF-16": ("x.tsv", "en\thi\na\tb\n".encode("utf-16")),
     "x.tsv, line 3: 'en' is quoted as in CSV.*QUOTE_NONE": ("x.tsv", b'en\thi\na\tb\n"He said ""yes"""\tc\n'),

@@ -229,3 +229,14 @@ def test_names_in_the_card(models):
     (models / "a").rename(models / "a|b\nc")
     card = (merge_in(models, experts=("a|b\nc", "b")) / "README.md").read_text()
     assert f"| a\\|b c | a\\|b c/{W} |" in card
+
+
+@pytest.mark.parametrize("who", ["base", "a"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "LICENSE"])
+def test_links_to_nothing_are_no_missing_files(models, who, name):
+    "The cache of the hub holds links; where a download did not end, they lead nowhere."
+    file = models / who / name
+    file.unlink(missing_ok=True)
+    file.symlink_to(models / "gone")
+    with pytest.raises(UserError, match="is a link to a file that is not there"):
+        check_compatible(Checkpoint(models / "base"), {"a": Checkpoint(models / "a")})

@@ -109,7 +109,8 @@ CONFIGS = {
     "unknown": (dict(model_type="foo"), "model type `foo`"),
     "a layer less": (dict(num_hidden_layers=5), "must be equal to the number of `layer_types`"),
     "a layer less, without kinds": (dict(num_hidden_layers=5, layer_types=None), "drop the tensor 'model.layers.5."),
-    "own code": (dict(model_type="own", auto_map={"AutoConfig": "own.Config"}), "custom code"),
+    "own code": (dict(model_type="own", auto_map={"AutoConfig": "own.Config"}), "is not run here"),
+    "of pictures": (dict(model_type="qwen2_vl"), "not as a language model alone"),
 }
 
 
@@ -122,11 +123,11 @@ def test_configurations_that_transformers_does_not_take(how, folder, tmp_path):
 
 FILES = {
     "an empty object": ("tokenizer.json", "{}", "the tokenizer of"),
-    "a pointer": ("tokenizer.json", POINTER, "the tokenizer of"),
+    "a pointer": ("tokenizer.json", POINTER, "tokenizer.json is a pointer of Git LFS"),
     "a list": ("tokenizer_config.json", "[]", "the tokenizer of"),
     "none": ("tokenizer.json", None, "holds no tokenizer"),
-    "configuration": ("config.json", POINTER, "config.json cannot be read"),
-    "weights": ("model.safetensors", POINTER, "cannot be read (SafetensorError"),
+    "configuration": ("config.json", POINTER, "config.json is a pointer of Git LFS"),
+    "weights": ("model.safetensors", POINTER, "model.safetensors is a pointer of Git LFS"),
 }
 
 
