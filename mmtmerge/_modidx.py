@@ -531,8 +531,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.Checkpoint.leave_out': ( 'lib/merge/checkpoint_reader.html#checkpoint.leave_out',
                                                                                                              'mmtmerge/merge/checkpoint_reader.py'),
-                                                  'mmtmerge.merge.checkpoint_reader.Checkpoint.tokenizer_folder': ( 'lib/merge/checkpoint_reader.html#checkpoint.tokenizer_folder',
-                                                                                                                    'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.StoredTensor': ( 'lib/merge/checkpoint_reader.html#storedtensor',
                                                                                                      'mmtmerge/merge/checkpoint_reader.py'),
                                                   'mmtmerge.merge.checkpoint_reader.check_copy': ( 'lib/merge/checkpoint_reader.html#check_copy',

@@ -317,11 +317,6 @@ class Checkpoint(Mapping):
         self.__dict__.pop("headers", None)
 
     @property
-    def tokenizer_folder(self):
-        "The folder of the tokenizer that a merge with this base gets."
-        return self.tokenizer_from or self.folder
-
-    @property
     def files(self):
         "The files that hold the tensors."
         return sorted({t.file for t in self.stored.values()})

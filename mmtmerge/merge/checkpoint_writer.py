@@ -424,7 +424,7 @@ def files_not_taken(
 ) -> list:           # paths inside the expert, of JSON files with the entries that differ
     "The files beside an expert's weights that differ from the base's; tokenizers are compared elsewhere."
     taken, names = taken_files(base), []
-    templates, tokenizer = chat_templates(base.tokenizer_folder), tokenizer_names(expert)
+    templates, tokenizer = chat_templates(base.tokenizer_from or base.folder), tokenizer_names(expert)
     for file in other_files(expert) + code_files(expert):
         name = str(file.relative_to(expert))
         ours = taken.get(name, base.folder / name)

@@ -125,7 +125,7 @@ def unlike_templates(
     experts: dict,      # name -> Checkpoint
 ) -> dict:              # {'chat template': whose are not taken}, empty if all are the base's
     "What to tell of experts with other chat templates."
-    ours = chat_templates(base.tokenizer_folder)
+    ours = chat_templates(base.tokenizer_from or base.folder)
     theirs = {who: chat_templates(expert.folder) for who, expert in experts.items()}
     unlike = [who for who, texts in theirs.items() if any(text != ours.get(name) for name, text in texts.items())]
     kept = "the base's" if ours else "none, as the base"
