@@ -1,5 +1,6 @@
 "What `import mmtmerge` offers, and that it costs nothing before it is used."
 import re
+import shutil
 import subprocess
 import sys
 
@@ -51,3 +52,14 @@ def test_a_plan_loads_no_torch():
     code = (f"import sys; from mmtmerge.study import plan, rebuild, runner; from mmtmerge.settings import load; "
             f"plan.everything(load('laptop')); print(*[name for name in {LARGE} if name in sys.modules])")
     assert python(code).split() == []
+
+
+def test_models_of_one_configuration_are_compared_without_transformers(tmp_path):
+    "Importing it takes as long as merging a small model; what it says of the base is kept in a cache."
+    for name in ("a", "b"):
+        shutil.copytree(REPO / "mmtmerge/data/miniature", tmp_path / name)
+    code = ("import sys; from mmtmerge.merge.checkpoint_checks import check_compatible; "
+            "from mmtmerge.merge.checkpoint_reader import Checkpoint; "
+            f"check_compatible(Checkpoint('{tmp_path}/a'), dict(b=Checkpoint('{tmp_path}/b'))); "
+            "print('transformers' in sys.modules)")
+    assert python(code).split() == ["False"]

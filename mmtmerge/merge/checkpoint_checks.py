@@ -19,7 +19,7 @@ import xxhash
 
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
 from ..loading import is_recomputed, load_without_numbers, what_hinders
-from .checkpoint_config import difference, is_tied, read_config, why_unread
+from .checkpoint_config import compared, difference, is_tied, read_config, why_unread
 from ..checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import check_beside, check_links, not_taken
@@ -159,6 +159,8 @@ def check_config(
     expert: Checkpoint,
 ):
     "Raises UserError if an expert's configuration has no meaning, or gives its weights another."
+    if compared(base.config) == compared(expert.config):     # the base's is read when it is loaded
+        return
     why = why_unread(expert.config)
     require(not why, f"Transformers cannot read {expert.folder}/config.json: {why}: correct the entry")
     found = difference(base.config, expert.config)
