@@ -199,7 +199,7 @@ def run(
 
 # %% ../nbs/lib/cli.ipynb #64f3281c
 def option_value(text: str):   # bool, int, float or str
-    "The value that a word of the command line spells: numbers as in settings.ini, all else as YAML reads it."
+    "The value that a word of the command line spells: numbers as in settings.ini; switches, null, lists as in YAML."
     import yaml
     try:
         value = yaml.safe_load(text)
@@ -953,7 +953,10 @@ def main():
     except BrokenPipeError:
         raise
     except PermissionError as e:
-        place = f"{Path(os.fsdecode(e.filename)).parent}" if e.filename else e
+        if not isinstance(e.filename, (str, bytes)):
+            leave(e, 1)
+        place = Path(os.fsdecode(e.filename))
+        place = place if os.path.lexists(place) else place.parent     # which is to hold it
         leave(f"{place}: reading or writing there is not permitted: change that, or name another place", 2)
     except (OSError, UnicodeError) as e:     # a file or a stream, which the message names
         leave(e, 1)

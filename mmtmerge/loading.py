@@ -37,10 +37,13 @@ def what_hinders(
     "Why Transformers cannot build a language model."
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
     kind = config.get("model_type")
+    if not isinstance(kind, str):
+        return ""
     if kind in CONFIG_MAPPING:
         alone = CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING
-        return "" if alone else (f"Transformers has {kind!r}, but not as a language model alone "
-                                 "(AutoModelForCausalLM): take the language model in it, saved by itself")
+        inside = "text_config" in config or "text_config" in CONFIG_MAPPING[kind].sub_configs
+        take = ": take the language model in it, saved by itself" * inside
+        return "" if alone else f"Transformers has no text-only language model of {kind!r} (AutoModelForCausalLM){take}"
     own_code = f"{kind!r} is computed by code beside the weights (auto_map), which is not run here: only " \
                "architectures of Transformers itself are read"
     return own_code if "auto_map" in config else ""

@@ -33,7 +33,7 @@ def best_device() -> str:   # cuda or cpu
 @contextlib.contextmanager
 def explained(
     what: str,    # that is read, with its folder
-    advice: str,    # what to do where it cannot be
+    advice: str,  # what to do where it cannot be
 ):
     "Whatever is raised while something is read, as UserError with the cause; MemoryError is passed on."
     try:
@@ -123,7 +123,7 @@ def refuse_missing(
     "Raises UserError if a model has weights that its checkpoint lacks or holds in another shape."
     weights = dict(model.named_parameters())
     advice = ("fetch or save it again, whole, without a wrapper such as DDP or torch.compile, "
-            "and with the config.json that belongs to it")
+              "and with the config.json that belongs to it")
     dropped = sorted(report["unexpected_keys"])
     instead = f" and holds {dropped[0]!r}, for which the model has no place" if dropped else ""
     for name in sorted(report["missing_keys"]):

@@ -47,7 +47,7 @@ def number(
     for read in (ast.literal_eval, int, float):    # int: Python's own notation has no 010
         try:
             return read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):     # {[]} is of the third
             pass
     return text
 

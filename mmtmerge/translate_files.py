@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import UserError, hub_hint, locked, nearest, read_json, sha256, write_json
 from .engines import ENGINES, check_keep, open_engine
-from .corpus.rows import is_visible
+from .corpus.rows import check_unpacked, is_visible
 from .loading import PARTS_FILE
 from .models import check_checkpoint, check_weights, folder_config, folder_tokenizer, model_files
 from .prompts import end_of_sequence, turns
@@ -69,6 +69,7 @@ def read_lines(
     name: str,  # of the file, for messages
 ) -> list:  # str
     "The lines of a text. Raises UserError if a line is not UTF-8, or no line."
+    check_unpacked(Path(name), data[:100])
     rows = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not rows[-1]:
         rows.pop()

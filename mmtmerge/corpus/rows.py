@@ -16,7 +16,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from ..core import UserError, refuse_pointer
+from ..core import LFS_POINTER, UserError, refuse_pointer
 
 # %% ../../nbs/lib/corpus/rows.ipynb #e5cf30f2
 SEEN = "LNPS"                                   # first letters of the categories that have something to see
@@ -82,7 +82,9 @@ def unpacked(
         packed = stream.unused_data.lstrip(b"\0")   # zeros may fill up between streams
     return b"".join(parts)
 
-PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+PACKED = {
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh91AY&SY": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz",
+}
 
 def check_unpacked(
     path: Path,      # a text file
@@ -99,11 +101,12 @@ def numbered_lines(
 ):                # yields (number, line)
     "Lines of a text file, numbered from 1, without the blank ones. Raises UserError if it is not UTF-8."
     try:
-        if path.suffix == ".xz":
-            source = io.BytesIO(unpacked(path))
-        else:
-            source = open(path, "rb")
-            check_unpacked(path, source.peek(100)[:100])
+        with open(path, "rb") as f:
+            start = f.read(100)
+        packed = path.suffix == ".xz" and not start.startswith(LFS_POINTER)
+        if not packed:
+            check_unpacked(path, start)
+        source = io.BytesIO(unpacked(path)) if packed else open(path, "rb")
         with io.TextIOWrapper(source, encoding="utf-8-sig", newline="\n") as f:
             for i, line in enumerate(f, 1):
                 bare = line.rstrip("\r\n")

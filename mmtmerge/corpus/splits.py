@@ -279,7 +279,8 @@ def check_copy_path(
     "Raises UserError where datasets would read a path as a pattern or as a chain of archives."
     marks = [mark for mark in ("::", *"[]*?" * whole) if mark in str(folder)]
     if marks:
-        raise UserError(f"{where}: datasets reads {marks[0]!r} in a path as more than a name: rename {folder}")
+        named = next(path for path in (*reversed(folder.parents), folder) if marks[0] in path.name)
+        raise UserError(f"{where}: datasets reads {marks[0]!r} in a path as more than a name: rename {named}")
 
 # %% ../../nbs/lib/corpus/splits.ipynb #4c8de1f1
 def _load_copy(folder, config, split, columns, numbers, streaming, where):

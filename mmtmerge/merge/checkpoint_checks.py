@@ -19,7 +19,9 @@ import xxhash
 
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
 from ..loading import is_recomputed, load_without_numbers, what_hinders
-from .checkpoint_config import compared, difference, is_tied, read_config, why_unread
+from mmtmerge.merge.checkpoint_config import (
+    check_readable, compared, difference, is_tied, read_config, strictly_read,
+)
 from ..checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import check_beside, check_links, not_taken
@@ -161,8 +163,8 @@ def check_config(
     "Raises UserError if an expert's configuration has no meaning, or gives its weights another."
     if compared(base.config) == compared(expert.config):     # the base's is read when it is loaded
         return
-    why = why_unread(expert.config)
-    require(not why, f"Transformers cannot read {expert.folder}/config.json: {why}: correct the entry")
+    for model in (base, expert):
+        check_readable(model.config, model.folder)
     found = difference(base.config, expert.config)
     if found:
         key, ours, theirs = found
@@ -192,6 +194,8 @@ def check_compatible(
     tokenizer: bool = True,  # compare tokenizers too
 ) -> dict:                   # what a reader of the result must know: subject -> text
     "Raises UserError if checkpoints cannot be merged: names, shapes, configurations, types or tokenizers differ."
+    if base.tokenizer_from:
+        check_links(base.tokenizer_from)
     for model in (base, *experts.values(), *base.parts.values()):
         check_links(model.folder)
         check_plain(model)
@@ -228,7 +232,7 @@ def load_without_weights(
     "Load a checkpoint on the meta device: names and shapes, no numbers."
     with quiet_transformers():
         stack = bool(checkpoint.parts)    # its config.json is not written yet
-        config = read_config(checkpoint.config) if stack else written_config(checkpoint.folder)
+        config = strictly_read(checkpoint.config) if stack else written_config(checkpoint.folder)
         _, report = load_without_numbers(config, dict(checkpoint.headers))
     return report
 

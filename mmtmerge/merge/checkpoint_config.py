@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WITHOUT_EFFECT', 'TRUTH', 'LENGTHS', 'BEFORE', 'NOW', 'ROPE_USES', 'ROPE_ALWAYS', 'ROPE_DEFAULTS', 'CONTEXT',
-           'SHORT_FOR', 'SAID_ELSEWHERE', 'has_effect', 'strictly_read', 'read_config', 'why_unread', 'code_of',
-           'is_read', 'entry', 'is_tied', 'tied_weights', 'attention_factor', 'rope_values', 'used_window', 'flat',
-           'compared', 'listed', 'meaning', 'both_meanings', 'same_activation', 'same_value', 'difference']
+           'SHORT_FOR', 'SAID_ELSEWHERE', 'has_effect', 'strictly_read', 'takes_null', 'read_config', 'check_readable',
+           'code_of', 'is_read', 'entry', 'is_tied', 'tied_weights', 'attention_factor', 'rope_values', 'used_window',
+           'flat', 'compared', 'listed', 'meaning', 'both_meanings', 'same_activation', 'same_value', 'difference']
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #1ab2cdf7
 import contextlib
@@ -18,7 +18,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from ..core import quiet_transformers
+from ..core import UserError, quiet_transformers
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #7a90c2d6
 WITHOUT_EFFECT = re.compile("|".join((
@@ -47,29 +47,40 @@ def strictly_read(
     with quiet_transformers():
         return CONFIG_MAPPING[written["model_type"]].from_dict(json.loads(json.dumps(written)))
 
+def takes_null(kind, key: str) -> bool:
+    "Whether an architecture knows an entry that may be null."
+    with contextlib.suppress(Exception):    # each class raises what it likes
+        return strictly_read({"model_type": kind, key: None}) is not None
+    return False
+
 def read_config(
     written: dict,     # the content of a config.json
 ):                     # Transformers' configuration object; None if the library cannot read it
-    "A configuration as the installed Transformers reads it; entries that say nothing do not hinder that."
-    try:
-        return strictly_read(written)
-    except Exception:    # each class raises what it likes
-        telling = {key: x for key, x in written.items() if x is not None and has_effect(key)}
+    "A configuration as the installed Transformers reads it; entries that decide nothing do not hinder that."
     with contextlib.suppress(Exception):
-        return strictly_read(telling)
+        return strictly_read(written)
+    deciding = {key: x for key, x in written.items() if has_effect(key)}
+    with contextlib.suppress(Exception):
+        return strictly_read(deciding)
+    kind = written.get("model_type")
+    with contextlib.suppress(Exception):
+        return strictly_read({key: x for key, x in deciding.items() if x is not None or takes_null(kind, key)})
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #6f2d90b4
-def why_unread(
+def check_readable(
     written: dict,     # the content of a config.json
-) -> str:              # empty if it can, or if it does not know the architecture
-    "Why Transformers cannot read a configuration."
+    folder: Path,      # where it lies
+):
+    "Raises UserError, in Transformers' words, if it knows an architecture and cannot read its configuration."
     from transformers import CONFIG_MAPPING
-    if written.get("model_type") not in CONFIG_MAPPING or read_config(written) is not None:
-        return ""
+    kind = written.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING or read_config(written) is not None:
+        return
     try:
         strictly_read(written)
     except Exception as e:
-        return " ".join(str(e).split())
+        said = " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"Transformers cannot read {folder}/config.json: {said}: correct the entry") from None
 
 # %% ../../nbs/lib/merge/checkpoint_config.ipynb #5c1f0e22
 @functools.lru_cache

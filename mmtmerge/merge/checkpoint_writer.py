@@ -330,7 +330,8 @@ def check_links(
     folder: Path,
 ):
     "Raises UserError if a file that goes with a merge, or would, is a link to nothing."
-    for file in folder.iterdir():
+    inside = [folder / name for name in ("additional_chat_templates", "LICENSES")]
+    for file in (file for place in (folder, *filter(Path.is_dir, inside)) for file in place.iterdir()):
         there = file.exists() or not any(map(file.match, OTHER_FILES))
         require(there, f"{file} is a link to a file that is not there: fetch the checkpoint again")
 
@@ -486,7 +487,8 @@ def copy_other_files(
         (folder / "config.json").write_text(json.dumps(config, indent=2))
     notes = left_behind(base.folder, remote_code)
     if base.tokenizer_from:
-        notes["tokenizer and template"] = f"those of {base.tokenizer_from}, as the configuration asks"
+        both = "tokenizer" if template else "tokenizer and template"
+        notes[both] = f"of {base.tokenizer_from.name}, as the configuration asks"
     if template:
         write_chat_template(folder, template)
         notes["chat template"] = "another than the base's, as the configuration asks"

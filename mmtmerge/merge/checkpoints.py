@@ -28,7 +28,7 @@ from ..loading import PARTS_FILE
 from .apply import Recipe
 from .checkpoint_checks import check_compatible, check_loads, check_written
 from .checkpoint_reader import Checkpoint
-from .checkpoint_writer import bytes_of, copy_other_files, other_files, tensors_to_write, write_merge
+from .checkpoint_writer import bytes_of, copy_other_files, taken_files, tensors_to_write, write_merge
 from .model_card import hashing, model_card
 
 # %% ../../nbs/lib/merge/checkpoints.ipynb #bbce56f9
@@ -137,7 +137,7 @@ def bytes_needed(
 ) -> int:
     "Size of a merge on disk."
     weights = sum(bytes_of(*form) for form in tensors_to_write(base, dtype).values())
-    others = sum(file.stat().st_size for file in other_files(base.folder))
+    others = sum(file.stat().st_size for file in taken_files(base).values())
     return weights + others + (1 << 20)
 
 # %% ../../nbs/lib/merge/checkpoints.ipynb #cf61d15c

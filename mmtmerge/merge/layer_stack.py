@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..core import require
 from .by_tensor import before_layers, layer_counts, layer_of
-from .checkpoint_config import difference, read_config, why_unread
+from .checkpoint_config import check_readable, difference, read_config
 from .checkpoint_reader import Checkpoint
 
 # %% ../../nbs/lib/merge/layer_stack.ipynb #7686b4e1
@@ -87,14 +87,14 @@ def check_pieces(
 ):
     "Raises UserError if a piece has layers that its model has not, or if models mean different things."
     depth = depth_of(donor)
+    check_readable(donor.config, donor.folder)
     for piece in pieces:
         model = piece.model
         require(piece.end <= depth_of(model), f"{model.folder} has {depth_of(model)} layers: "
                                               f"{piece.first} to {piece.end - 1} were asked for")
         require(stack_name(model) == stack_name(donor), f"{model.folder} calls its layers {stack_name(model)!r}, "
                                                         f"{donor.folder} {stack_name(donor)!r}: they do not fit")
-        why = why_unread(model.config)
-        require(not why, f"Transformers cannot read {model.folder}/config.json: {why}: correct the entry")
+        check_readable(model.config, model.folder)
         shared = min(depth, depth_of(model))
         ours, theirs = (shortened(model, shared) for model in (donor, model))
         found = difference(ours, theirs)

@@ -6,7 +6,7 @@
 __all__ = ['SCALED', 'SHARED', 'OPTIONAL_BASE', 'REQUIRED', 'WHOLE', 'LAMBDA', 'COUNTS', 'MIXTURES', 'ENTRYWISE', 'WIDENED',
            'for_whole_merge', 'parameters_of', 'check_keys', 'check_count', 'models_of_slices', 'base_and_experts',
            'all_parameters', 'check_key', 'check_parameters', 'scopes_for', 'given_in', 'hyperparameters',
-           'without_nothing', 'unwrapped', 'check_filters', 'tell_ends', 'sliced', 'plain_merge', 'promoted_type',
+           'without_empty_keys', 'unwrapped', 'check_filters', 'tell_ends', 'sliced', 'plain_merge', 'promoted_type',
            'tell_mixture', 'tell_outside', 'merge_arguments', 'read_config', 'check_writable', 'numbers_for',
            'split_parameters', 'write_config']
 
@@ -238,7 +238,7 @@ def hyperparameters(
     return hyper
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #32411e97
-def without_nothing(
+def without_empty_keys(
     config: dict,
 ) -> dict:
     "A configuration without keys that hold nothing, and without empty lists of what is merged."
@@ -249,10 +249,10 @@ def unwrapped(
     config: dict,
     file: Path,
 ) -> dict:          # `modules` are the parameters of the module
-    """A configuration without what says nothing, its only module at the top.
+    """A configuration without empty keys, its only module at the top.
 
     Raises UserError if it has several modules, or another one."""
-    config = without_nothing(config)
+    config = without_empty_keys(config)
     if "modules" not in config:
         return config
     where = f"{file}: modules"
@@ -262,7 +262,7 @@ def unwrapped(
     require(not {"models", "slices"} & config.keys(), f"{where}: models or slices are given beside it")
     module = check_entry(modules["default"], ("models", "slices", "parameters"), f"{where}: default")
     parameters = mapping_at(module.get("parameters"), f"{where}: default: parameters")
-    parts = without_nothing(module)
+    parts = without_empty_keys(module)
     return {**config, **parts, "parameters": config.get("parameters"), "modules": parameters}
 
 # %% ../../nbs/lib/merge/mergekit_yaml.ipynb #e96d143d

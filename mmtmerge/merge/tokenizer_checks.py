@@ -130,7 +130,7 @@ def unlike_templates(
     unlike = [who for who, texts in theirs.items() if any(text != ours.get(name) for name, text in texts.items())]
     kept = "the base's" if ours else "none, as the base"
     if base.tokenizer_from:
-        kept = f"that of {base.tokenizer_from.name}"
+        kept = f"{'that' if ours else 'none, as that'} of {base.tokenizer_from.name}"
     return {"chat template": f"{kept}, not that of {', '.join(unlike)}"} if unlike else {}
 
 # %% ../../nbs/lib/merge/tokenizer_checks.ipynb #5fb2aa4d

@@ -63,7 +63,7 @@ def from_text(
 ):
     """Text from the command line in the type of a default.
 
-    Raises ValueError, KeyError, SyntaxError or OverflowError where it has none."""
+    Raises ValueError, KeyError, SyntaxError, TypeError or OverflowError where it has none."""
     match default:
         case bool():
             return {"true": True, "false": False}[text.lower()]
@@ -94,7 +94,7 @@ def coerce(
         raise wrong
     try:
         out = from_text(given, default)
-    except (ValueError, KeyError, SyntaxError, OverflowError):
+    except (ValueError, KeyError, SyntaxError, TypeError, OverflowError):
         raise wrong from None
     if type(out) is not type(default):
         raise wrong

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from mmtmerge.merge.checkpoint_config import difference, why_unread
+from mmtmerge.core import UserError
+from mmtmerge.merge.checkpoint_config import check_readable, difference
 
 SMALL = dict(
     vocab_size=64,
@@ -75,6 +76,7 @@ def compare(kind, base, expert):
         ("llama", UNSCALED, dict(rope_scaling=dict(type="linear", factor=4.0), use_cache="true"), "rope_type"),
         ("gemma3_text", {}, dict(query_pre_attn_scalar=8, use_cache=None), "query_pre_attn_scalar"),
         ("gemma3_text", {}, dict(sliding_window=8, use_cache=None), "sliding_window"),
+        ("mistral", dict(sliding_window=8), dict(sliding_window=None, use_cache="true"), "sliding_window"),
         ("phi", dict(partial_rotary_factor=0.5), dict(partial_rotary_factor=0.25), "partial_rotary_factor"),
         ("of another library", dict(rotary_dim=8), dict(rotary_dim=4), "rotary_dim"),
     ],
@@ -131,5 +133,5 @@ def test_not_told(kind, base, expert):
 )
 def test_no_meaning(entry):
     "What Transformers refuses to read is named by its own words."
-    (name,) = entry
-    assert name in why_unread(SMALL | dict(model_type="llama") | entry)
+    with pytest.raises(UserError, match=f"Transformers cannot read a/config.json: .*{[*entry][0]}"):
+        check_readable(SMALL | dict(model_type="llama") | entry, "a")

@@ -110,7 +110,7 @@ CONFIGS = {
     "a layer less": (dict(num_hidden_layers=5), "must be equal to the number of `layer_types`"),
     "a layer less, without kinds": (dict(num_hidden_layers=5, layer_types=None), "drop the tensor 'model.layers.5."),
     "own code": (dict(model_type="own", auto_map={"AutoConfig": "own.Config"}), "is not run here"),
-    "of pictures": (dict(model_type="qwen2_vl"), "not as a language model alone"),
+    "of pictures": (dict(model_type="qwen2_vl"), "take the language model in it"),
 }
 
 
