@@ -82,6 +82,7 @@ def unpacked(
         packed = stream.unused_data.lstrip(b"\0")   # zeros may fill up between streams
     return b"".join(parts)
 
+# %% ../../nbs/lib/corpus/rows.ipynb #9b61d0a2
 PACKED = {
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh91AY&SY": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz",
 }
@@ -96,6 +97,7 @@ def check_unpacked(
         if start.startswith(mark):
             raise UserError(f"{path} is packed by {program}: unpack it")
 
+# %% ../../nbs/lib/corpus/rows.ipynb #9b61d0a4
 def numbered_lines(
     path: Path,   # a text file, or one packed as .xz
 ):                # yields (number, line)

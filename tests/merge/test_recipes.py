@@ -949,4 +949,4 @@ def test_the_tokenizer_of_another_model(here, tmp_path, capsys, asked):
         assert getattr(ours, entry) == getattr(theirs, entry), entry
     assert ours.padding_side == "left"
     told = (tmp_path / "ours/README.md").read_text()
-    assert "those of " in told and ("of b:" in told) == ("beside" in asked)
+    assert "| tokenizer and template | of b" in told and ("of b:" in told) == ("beside" in asked)

@@ -331,7 +331,7 @@ BAD = [  # what is broken, how, what the message says of it, arguments of the me
     row(
         "config of wrong types",
         Config(ALL, num_attention_heads="four"),
-        "Transformers cannot read",
+        "cannot build this model",
         "num_attention_heads",
     ),
     row(
