@@ -7,13 +7,13 @@ __all__ = ['ON', 'OFF', 'one_switch', 'one_number', 'whole_number', 'reader_of',
            'resolved']
 
 # %% ../../nbs/lib/merge/mergekit_values.ipynb #2301dc3c
-import sys
 from dataclasses import replace
 from inspect import Parameter
 from typing import Annotated, get_args, get_origin
 
 from ..core import UserError, nearest, require
 from .by_tensor import ByTensor, Condition
+from .registry import LARGEST
 
 # %% ../../nbs/lib/merge/mergekit_values.ipynb #6d0ee132
 ON, OFF = ("1", "on", "t", "true", "y", "yes"), ("0", "off", "f", "false", "n", "no")     # as Pydantic reads text
@@ -40,7 +40,7 @@ def one_number(
         except ValueError:
             raise UserError(f"{where}: {value!r} is no number") from None
     require(isinstance(value, (int, float)), f"{where}: {value!r} is no number")
-    require(abs(value) <= sys.float_info.max or not isinstance(value, int), f"{where}: the number is too large")
+    require(abs(value) <= LARGEST or not isinstance(value, int), f"{where}: the number is too large")
     return value
 
 # %% ../../nbs/lib/merge/mergekit_values.ipynb #02576193
