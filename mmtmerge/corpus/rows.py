@@ -16,7 +16,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from ..core import LFS_POINTER, UserError, refuse_pointer
+from ..core import UserError, refuse_pointer
 
 # %% ../../nbs/lib/corpus/rows.ipynb #e5cf30f2
 SEEN = "LNPS"                                   # first letters of the categories that have something to see
@@ -105,9 +105,9 @@ def numbered_lines(
     try:
         with open(path, "rb") as f:
             start = f.read(100)
-        packed = path.suffix == ".xz" and not start.startswith(LFS_POINTER)
-        if not packed:
-            check_unpacked(path, start)
+        packed = path.suffix == ".xz"
+        check = refuse_pointer if packed else check_unpacked
+        check(path, start)
         source = io.BytesIO(unpacked(path)) if packed else open(path, "rb")
         with io.TextIOWrapper(source, encoding="utf-8-sig", newline="\n") as f:
             for i, line in enumerate(f, 1):

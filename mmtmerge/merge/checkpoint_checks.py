@@ -19,9 +19,8 @@ import xxhash
 
 from ..core import UserError, cache_dir, quiet_transformers, read_json, require, write_json
 from ..loading import is_recomputed, load_without_numbers, what_hinders
-from mmtmerge.merge.checkpoint_config import (
-    check_readable, compared, difference, is_tied, read_config, strictly_read,
-)
+from .checkpoint_config import check_readable, compared, difference, is_tied
+from .checkpoint_config import read_config, strictly_read
 from ..checkpoint_hints import tensor_hint
 from .checkpoint_reader import Checkpoint
 from .checkpoint_writer import check_beside, check_links, not_taken

@@ -300,7 +300,7 @@ def sliced(
     method, given = config["merge_method"], config.get("base_model")
     base = model_folder(given, f"{file}: base_model") if given is not None else None
     slices = listed_slices(config, file)
-    depths = {depth_in(Checkpoint(folder).config) for folder in slices[0].own}
+    depths = [depth_in(Checkpoint(folder).config) for folder in slices[0].own]
     if method != "passthrough" and all(plain_slices(slices, layers) for layers in depths):
         return config | {"slices": slices}, {}
     first = base if method not in BASELESS else None
